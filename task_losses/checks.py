@@ -1,0 +1,89 @@
+"""Checks of options and images. Shapes, dtypes and devices only: looking at values would stall a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+    return value
+
+
+def check_data_range(value: float | Sequence[float]) -> tuple[float, float]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(f"data_range must be a number or a pair (low, high), got {value!r}")
+        low, high = (check_number("data_range", bound) for bound in value)
+    else:
+        low, high = 0.0, check_number("data_range", value)
+    if not low < high:
+        raise ValueError(
+            f"data_range must be positive, or a pair with low < high, got {value!r}; "
+            "use 1.0 for images in [0, 1], 255 for [0, 255], (-1, 1) for [-1, 1]"
+        )
+    return low, high
+
+
+def check_scales(value: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """The chosen scales in ascending order."""
+    if value is None:
+        return tuple(range(count))
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"scales must be a list of integers or None, got {value!r} ({type(value).__name__})")
+    if any(isinstance(scale, bool) or not isinstance(scale, int) for scale in value):
+        raise TypeError(f"scales must be integers, got {list(value)!r}")
+    if not value or len(set(value)) < len(value) or not set(value) <= set(range(count)):
+        raise ValueError(
+            f"scales must be different numbers from 0 (coarsest) to {count - 1} (finest), at least one; "
+            f"got {list(value)}"
+        )
+    return tuple(sorted(value))
+
+
+def check_pair(pred: Tensor, target: Tensor) -> None:
+    """Raises unless the two are images that can be compared."""
+    for name, image in (("pred", pred), ("target", target)):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(image).__name__}")
+        if not image.is_floating_point():
+            raise TypeError(
+                f"{name} must be floating point, got {image.dtype}; convert 8-bit images with image.float() / 255"
+            )
+        if image.ndim != 4:
+            raise ValueError(
+                f"{name} must be (N, C, H, W), got shape {tuple(image.shape)}; "
+                "add a batch dimension with image[None], flatten video frames into the batch"
+            )
+    if pred.shape != target.shape:
+        raise ValueError(f"pred and target must have the same shape, got {tuple(pred.shape)} and {tuple(target.shape)}")
+    if pred.device != target.device:
+        raise ValueError(
+            f"pred and target must be on one device, got {pred.device} and {target.device}; move one with .to()"
+        )
+    # Under autocast a network's half precision output meets a float32 reference as a matter of course.
+    if pred.dtype != target.dtype and not torch.is_autocast_enabled(pred.device.type):
+        raise TypeError(
+            f"pred and target must have one dtype outside autocast, got {pred.dtype} and {target.dtype}; "
+            "convert one with .to(dtype)"
+        )
+    if pred.shape[0] < 1:
+        raise ValueError(f"the batch is empty: got shape {tuple(pred.shape)}")
+    if pred.shape[1] not in (1, 3):
+        raise ValueError(
+            f"images must have 3 channels (RGB) or 1 (grey, repeated to RGB), got {pred.shape[1]}; "
+            "pass other channels one by one as grey images"
+        )
