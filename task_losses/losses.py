@@ -111,7 +111,7 @@ class TaskLoss(nn.Module):
             if not needs_gradient or target.requires_grad or torch.compiler.is_compiling():
                 per_image = _distance(pred, target, levels)
             else:
-                per_image, _ = _Distance.apply(pred, target, levels)
+                per_image, _ = _Distance.apply(pred, target, levels)  # type: ignore[no-untyped-call]
             if self.reduction == "mean":
                 per_image = per_image.mean()
             elif self.reduction == "sum":
@@ -145,7 +145,7 @@ class TaskLoss(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype in (torch.float32, torch.float64) else tensor.to(moved.device)
 
-        super()._apply(keep_precision, recurse)
+        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @property
