@@ -27,7 +27,7 @@ from task_losses import TaskLoss, WeightsError
 from task_losses.weights import MANIFEST, Weights, parse_weights, serialize_weights
 from training.config import Config
 from training.images import open_image, pyramid
-from training.networks import Discriminator
+from training.networks import Block, Discriminator
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -74,11 +74,13 @@ def fold(discriminator: Discriminator, input_range: tuple[float, float]) -> list
     """
     layers = []
     for block in discriminator.blocks:
-        norm = block.norm
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        assert isinstance(block, Block)
+        mean, variance = block.norm.get_buffer("running_mean"), block.norm.get_buffer("running_var")
+        scale = block.norm.weight.double() / (variance.double() + block.norm.eps).sqrt()
         weight = block.conv.weight.double() * scale[:, None, None, None]
-        layers.append((weight, norm.bias.double() - norm.running_mean.double() * scale))
-    layers.append((discriminator.last.weight.double(), discriminator.last.bias.double()))
+        layers.append((weight, block.norm.bias.double() - mean.double() * scale))
+    last_bias = discriminator.last.get_parameter("bias")
+    layers.append((discriminator.last.weight.double(), last_bias.double()))
     low, high = input_range
     weight, bias = layers[0]
     layers[0] = (weight * (high - low), bias + low * weight.sum(dim=(1, 2, 3)))

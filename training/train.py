@@ -52,7 +52,8 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
     progress = tqdm(
         total=config.steps * sum(pixels),  # a step's time grows with its pixels: so "left" is honest
         initial=config.steps * sum(pixels[:scale]) + step * sum(pixels[scale : scale + 1]),
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left, {postfix}",
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}",
+        mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
     )
     while scale < config.scales:
         progress.set_description(f"scale {scale + 1}/{config.scales}")
