@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE, Architecture
-from task_losses.weights import parse_weights, serialize_weights
+from task_losses.weights import WeightsError, parse_weights, serialize_weights
 from training.legacy_pickle import Node, read_legacy
 
 REPOSITORY = "gfxdisp/mdf"
@@ -105,6 +105,7 @@ def convert(data: bytes, task: str | None = None, scales: int = SCALES) -> bytes
     Raises:
         ValueError: the file is none of the released ones and no task is given, or it has fewer discriminators;
             LegacyFormatError and StructureError (both ValueError) as for :func:`read_discriminators`.
+        WeightsIntegrity: its numbers are not finite.
     """
     sha256 = hashlib.sha256(data).hexdigest()
     release = RELEASES.get(sha256)
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = convert(options.source.read_bytes(), options.task, options.scales)
         options.out.write_bytes(result)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, WeightsError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: {len(result)} bytes, sha256 {hashlib.sha256(result).hexdigest()}")

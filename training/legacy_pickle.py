@@ -107,7 +107,8 @@ def _read(stream: io.BytesIO, machine: _Machine) -> Any:
                 f"storage {key} must hold {storage.numel()} numbers, found {count} in {len(raw)} of {size} bytes; "
                 "the file is cut short or damaged: download it again"
             )
-        storage.copy_(torch.frombuffer(bytearray(raw), dtype=storage.dtype))
+        if raw:
+            storage.copy_(torch.frombuffer(bytearray(raw), dtype=storage.dtype))
     if rest := len(stream.read()):
         raise LegacyFormatError(f"{rest} bytes follow the last storage, expected none; download the file again")
     return result
