@@ -1,0 +1,131 @@
+"""Every setting of a training run, in one frozen dataclass that the command line is made from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, get_type_hints
+
+from task_losses.discriminator import Architecture
+
+BUILTIN_TASKS = ("sr", "denoise", "jpeg")
+
+
+def setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of phase 1: one image, one task, a pyramid of discriminators.
+
+    The defaults are the recipe of the released weights, except where docs/weights.md gives a task its own value.
+    """
+
+    task: str = setting("jpeg", "sr, denoise, jpeg, or a name of your own together with --distortion")
+    image: str = setting("skimage:chelsea", "the training image: a file, or skimage:NAME for one of scikit-image's")
+    image_licence: str = setting("", "licence of your image, recorded in the weights")
+    seed: int = setting(0, "seed of the initial weights and of every random draw")
+
+    scales: int = setting(8, "number of pyramid levels, and of discriminators")
+    ratio: float = setting(0.75, "size of a level relative to the next finer one")
+    longest_side: int = setting(200, "longest side of the finest level, in pixels")
+    channels: tuple[int, ...] = setting((32,), "width of the discriminators: one for all scales, or one per scale")
+    taps: tuple[int, ...] = setting((1, 4, 5), "layers whose outputs the loss compares")
+
+    generator: bool = setting(False, "the paper's adversary; without it the distorted level itself is the fake")
+    steps: int = setting(100, "steps per scale")
+    critic_updates: int = setting(1, "updates of the discriminator per step")
+    generator_updates: int = setting(1, "updates of the generator per step")
+    lr: float = setting(5e-4, "Adam's learning rate")
+    betas: tuple[float, float] = setting((0.5, 0.999), "Adam's decay rates")
+    lr_decay_at: float = setting(0.8, "fraction of a scale's steps after which the learning rate falls")
+    lr_decay: float = setting(0.1, "factor by which it falls")
+    penalty_weight: float = setting(0.1, "weight of the gradient penalty")
+    reconstruction_weight: float = setting(10.0, "weight of the generator's mean squared error, images in [-1, 1]")
+    input_range: tuple[float, float] = setting((0.0, 1.0), "range in which the networks see the images")
+    inherit: bool = setting(True, "start each scale from the networks of the coarser one where widths match")
+
+    distortion: str | None = setting(None, "your own distortion, as module:function")
+    noise_sigma: tuple[float, float] = setting((5.0, 50.0), "denoise: range of the noise, in grey levels of 255")
+    jpeg_quality: tuple[int, int] = setting((5, 40), "jpeg: range of the codec's quality")
+
+    checkpoint_every: int = setting(50, "steps between checkpoints")
+    device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one")
+
+    def __post_init__(self) -> None:
+        problems = [
+            (not self.task.isidentifier(), f"task must be a plain name, got {self.task!r}"),
+            (
+                self.task not in BUILTIN_TASKS and self.distortion is None,
+                f"task {self.task!r} is not built in ({', '.join(BUILTIN_TASKS)}); "
+                "name your own with --distortion module:function",
+            ),
+            (self.steps < 1, f"steps must be at least 1, got {self.steps}"),
+            (self.critic_updates < 1, f"critic-updates must be at least 1, got {self.critic_updates}"),
+            (self.generator_updates < 1, f"generator-updates must be at least 1, got {self.generator_updates}"),
+            (self.checkpoint_every < 1, f"checkpoint-every must be at least 1, got {self.checkpoint_every}"),
+            (self.lr <= 0, f"lr must be positive, got {self.lr}"),
+            (
+                len(self.channels) not in (1, self.scales),
+                f"channels must be one number or one per scale ({self.scales}), got {self.channels}",
+            ),
+            (
+                not self.input_range[0] < self.input_range[1],
+                f"input-range must be low < high, got {self.input_range}",
+            ),
+            (
+                not 0 <= self.noise_sigma[0] <= self.noise_sigma[1],
+                f"noise-sigma must be 0 <= low <= high, got {self.noise_sigma}",
+            ),
+            (
+                not 1 <= self.jpeg_quality[0] <= self.jpeg_quality[1] <= 95,
+                f"jpeg-quality must be 1 <= low <= high <= 95, got {self.jpeg_quality}",
+            ),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise ValueError(message)
+        _ = self.architecture  # raises for an impossible one
+
+    @property
+    def architecture(self) -> Architecture:
+        channels = self.channels * self.scales if len(self.channels) == 1 else self.channels
+        return Architecture(channels=channels, ratio=self.ratio, taps=self.taps)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Config:
+        """The inverse of ``asdict``, also after a trip through JSON, which turns tuples into lists."""
+        settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        return cls(**settings)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag per setting; ``None`` stands for "not given"."""
+    hints = get_type_hints(Config)
+    for entry in fields(Config):
+        assert entry.default is not MISSING
+        flag = "--" + entry.name.replace("_", "-")
+        text = f"{entry.metadata['help']} [{_shown(entry.default)}]".replace("%", "%%")
+        if isinstance(entry.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif isinstance(entry.default, tuple):
+            count = "+" if hints[entry.name] == tuple[int, ...] else len(entry.default)
+            parser.add_argument(flag, type=type(entry.default[0]), nargs=count, default=None, help=text)
+        else:
+            kind = str if entry.default is None else type(entry.default)
+            parser.add_argument(flag, type=kind, default=None, help=text)
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line names."""
+    values = {entry.name: getattr(arguments, entry.name) for entry in fields(Config)}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

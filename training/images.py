@@ -1,0 +1,88 @@
+"""Training images: reading them, and where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from task_losses.pyramid import level_size, resize
+
+# Photographs that the scikit-image wheel holds, with the licence that its data/README.txt states.
+SKIMAGE_LICENCES = {
+    "chelsea": "CC0 1.0, photograph by Stefan van der Walt",
+    "coffee": "CC0 1.0, photograph by Rachel Michetti",
+    "rocket": "CC0 1.0, photograph by SpaceX",
+    "astronaut": "public domain, photograph by NASA",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Provenance of an image: it travels inside the weights that are trained on it."""
+
+    name: str
+    licence: str
+    sha256: str
+
+
+def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
+    """Reads an image.
+
+    Args:
+        name: a file, or ``skimage:NAME`` for one of the photographs that scikit-image ships.
+        licence: of a file; those of scikit-image are known.
+
+    Returns:
+        (1, 3, H, W) float32 in [0, 1], and its source.
+
+    Raises:
+        ValueError: there is no such image, or it cannot be read.
+    """
+    path = Path(name)
+    if name.startswith("skimage:"):
+        short = name.removeprefix("skimage:")
+        if short not in SKIMAGE_LICENCES:
+            raise ValueError(f"no such photograph: {name}; there are {', '.join(SKIMAGE_LICENCES)}, or name a file")
+        import skimage.data
+
+        folder = Path(skimage.data.__file__).parent
+        path = next(file for file in folder.glob(f"{short}.*") if file.suffix in (".png", ".jpg"))
+        licence = SKIMAGE_LICENCES[short]
+    try:
+        data = path.read_bytes()
+        with Image.open(path) as file:
+            pixels = np.array(file.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"cannot read the image {str(path)!r}: {error}") from error
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    shown = name if name.startswith("skimage:") else path.name
+    return image, Source(shown, licence or "not stated", hashlib.sha256(data).hexdigest())
+
+
+def save_picture(image: Tensor, path: Path) -> None:
+    """Writes (1, 3, H, W) in [0, 1] as an 8-bit picture."""
+    pixels = (image[0].detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path)
+
+
+def pyramid(image: Tensor, scales: int, ratio: float, longest_side: int) -> list[Tensor]:
+    """The levels of an image, coarsest first, and before them one coarser still: what scale 0 starts from.
+
+    Returns:
+        ``scales + 1`` tensors (1, 3, h, w) in [0, 1].
+    """
+    shrink = min(1.0, longest_side / max(image.shape[-2:]))
+    finest = level_size((image.shape[-2], image.shape[-1]), shrink, 1)
+    sizes = [level_size(finest, ratio, down) for down in range(scales, -1, -1)]
+    return [resize_clipped(image, (max(1, height), max(1, width))) for height, width in sizes]
+
+
+def resize_clipped(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic resampling; overshoot is cut off, as storing a picture does."""
+    return resize(image, size).clamp(0, 1)
