@@ -61,10 +61,10 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
         if state is not None:  # a checkpoint's, or the coarser scale's
             current.load_state(state, same_scale=step > 0)
         real = levels[scale]
-        upscaled = resize_clipped(coarser, (real.shape[2], real.shape[3]))
+        start = resize_clipped(coarser, (real.shape[2], real.shape[3])) if config.upscale else real
 
         while step < config.steps:
-            losses = current.step(real.to(device), distort(upscaled, draws).to(device), step, draws)
+            losses = current.step(real.to(device), distort(start, draws).to(device), step, draws)
             folder.log(scale * config.steps + step, scale, losses)
             step += 1
             rate = progress.format_dict["rate"] or 0
@@ -73,7 +73,7 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
             if step % config.checkpoint_every == 0 and step < config.steps:
                 save(folder, config, finished, coarser, scale, step, draws, current.state())
 
-        distorted = distort(upscaled, draws)
+        distorted = distort(start, draws)
         attempt = current.attempt(distorted.to(device)).cpu()
         folder.save_preview(scale, (real, distorted, attempt))
         # With a generator the next scale builds on its output, otherwise on the true level.
