@@ -100,7 +100,8 @@ class Config:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Config:
         """The inverse of ``asdict``, also after a trip through JSON, which turns tuples into lists."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in content.items()})
+        settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        return cls(**settings)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

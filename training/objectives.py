@@ -36,7 +36,8 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: float) -> 
     between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
     scores = critic(between)
     (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
-    return (torch.linalg.vector_norm(gradient, dim=1) - 1).square().mean()
+    norm: Tensor = torch.linalg.vector_norm(gradient, dim=1)
+    return (norm - 1).square().mean()
 
 
 def critic_loss(critic: Critic, real: Tensor, fake: Tensor, mix: float, penalty_weight: float) -> CriticLoss:

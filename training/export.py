@@ -1,0 +1,236 @@
+"""Turns a finished run into a weight file for ``task_losses``.
+
+    python -m training.export runs/jpeg                     # runs/jpeg/jpeg.safetensors
+    python -m training.export runs/jpeg --release v2        # into the package and its manifest
+
+Folds BatchNorm and the input range into the convolutions, writes the file, reads it back through ``task_losses``,
+compares its features with the trained networks', and writes the manifest's entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import task_losses
+from task_losses import TaskLoss, WeightsError
+from task_losses.weights import MANIFEST, Weights, parse_weights, serialize_weights
+from training.config import Config
+from training.images import open_image, pyramid
+from training.networks import Block, Discriminator
+from training.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[1]
+# Largest difference between a trained network's features and the file's, relative to the features' largest value.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run left: its settings and the discriminators in evaluation mode, coarsest first."""
+
+    config: Config
+    discriminators: list[Discriminator]
+
+
+def open_run(folder: RunFolder) -> Trained:
+    """Reads a finished run.
+
+    Raises:
+        ValueError: the run is not finished.
+        OSError: there is no run.
+    """
+    checkpoint = folder.load_checkpoint()
+    config = Config.from_dict(json.loads(checkpoint["config"]))
+    states = checkpoint["finished"]
+    if len(states) < config.scales:
+        raise ValueError(
+            f"the run in {folder.path} has finished {len(states)} of {config.scales} scales: "
+            f"continue it with `python -m training.train --resume --out {folder.path}`"
+        )
+    discriminators = []
+    for state, width in zip(states, config.architecture.channels, strict=True):
+        discriminator = Discriminator(width).eval().requires_grad_(False)
+        discriminator.load_state_dict(state)
+        discriminators.append(discriminator)
+    return Trained(config, discriminators)
+
+
+def fold(discriminator: Discriminator, input_range: tuple[float, float]) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of each convolution, with BatchNorm and the map from [0, 1] to the input range inside.
+
+    Exact up to rounding: a convolution followed by an affine map of its channels is a convolution, and without
+    padding so is one preceded by an affine map. Computed in float64.
+    """
+    layers = []
+    for block in discriminator.blocks:
+        assert isinstance(block, Block)
+        mean, variance = block.norm.get_buffer("running_mean"), block.norm.get_buffer("running_var")
+        scale = block.norm.weight.double() / (variance.double() + block.norm.eps).sqrt()
+        weight = block.conv.weight.double() * scale[:, None, None, None]
+        layers.append((weight, block.norm.bias.double() - mean.double() * scale))
+    last_bias = discriminator.last.get_parameter("bias")
+    layers.append((discriminator.last.weight.double(), last_bias.double()))
+    low, high = input_range
+    weight, bias = layers[0]
+    layers[0] = (weight * (high - low), bias + low * weight.sum(dim=(1, 2, 3)))
+    return [(weight.detach().float(), bias.detach().float()) for weight, bias in layers]
+
+
+def weight_file(trained: Trained) -> bytes:
+    """The bytes of the weight file of a run, with its provenance."""
+    config = trained.config
+    tensors = {}
+    for scale, discriminator in enumerate(trained.discriminators):
+        for layer, (weight, bias) in enumerate(fold(discriminator, config.input_range), start=1):
+            tensors[f"scale{scale}.conv{layer}.weight"] = weight
+            tensors[f"scale{scale}.conv{layer}.bias"] = bias
+    _, source = open_image(config.image, config.image_licence)
+    info = {
+        "task": config.task,
+        "config": json.loads(config.to_json()),
+        "image": asdict(source),
+        "license": "MIT",
+        "code_commit": code_commit(),
+        "versions": {"task_losses": task_losses.__version__, "torch": torch.__version__},
+    }
+    return serialize_weights(tensors, config.architecture, info)
+
+
+@torch.no_grad()
+def largest_error(trained: Trained, loss: TaskLoss) -> float:
+    """Largest relative difference of the exported features from the trained networks', over the image's pyramid."""
+    config = trained.config
+    image, _ = open_image(config.image, config.image_licence)
+    low, high = config.input_range
+    levels = pyramid(image, config.scales, config.ratio, config.longest_side)[1:]
+    worst = 0.0
+    for level, discriminator, frozen in zip(levels, trained.discriminators, loss.discriminators, strict=True):
+        outputs = discriminator.outputs(low + (high - low) * level)
+        for tap, exported in zip(config.architecture.taps, frozen(level), strict=True):
+            expected = outputs[tap - 1]
+            worst = max(worst, ((exported - expected).abs().max() / expected.abs().max()).item())
+    return worst
+
+
+def manifest_entry(filename: str, data: bytes, weights: Weights) -> dict[str, Any]:
+    """What the manifest says of a weight file."""
+    config = weights.info["config"]
+    defaults = asdict(Config())
+    changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != defaults[k]}
+    flags = [f"--{name.replace('_', '-')} {_flag_value(value)}" for name, value in changed.items() if name != "task"]
+    return {
+        "filename": filename,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size": len(data),
+        "architecture": weights.info["architecture"],
+        "input": {"range": [0, 1], "color": "sRGB", "min_size": weights.architecture.receptive_field},
+        "image": weights.info["image"],
+        "command": " ".join(["python -m training.train --task", weights.info["task"], *flags]),
+        "code_commit": weights.info["code_commit"],
+        "versions": weights.info["versions"],
+    }
+
+
+def _flag_value(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) -> None:
+    """Puts a weight file into the package and its manifest.
+
+    Raises:
+        ValueError: a published file of that name has other bytes. A released weight never changes.
+    """
+    path = root / MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    old = manifest["weights"].get(task)
+    taken = old is not None and old["filename"] == entry["filename"] and old["sha256"] != entry["sha256"]
+    if taken and manifest["revision"] is not None:
+        raise ValueError(f"{entry['filename']} is published with other bytes: give the new weights another version")
+    folder = root / "task_losses" / "weights"
+    folder.mkdir(exist_ok=True)
+    write_whole(folder / entry["filename"], data)
+    # New weights are not on the Hub yet: the old revision does not hold them.
+    manifest["weights"][task] = entry
+    if old is None or old["sha256"] != entry["sha256"]:
+        manifest["revision"] = None
+    write_whole(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    if old is not None and old["filename"] != entry["filename"]:
+        (folder / old["filename"]).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file so that a kill leaves the old one or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def code_commit() -> str:
+    """The commit of the code, marked when files differ from it."""
+    try:
+        described = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def export(folder: RunFolder, version: str | None = None) -> Path:
+    """Writes, reads back and compares; see the module's description.
+
+    Args:
+        version: also release the file under this version, like ``v2``.
+
+    Raises:
+        ValueError: the run is not finished, or the version is taken.
+        WeightsError: the written file cannot be read back, or its features differ from the trained networks'.
+    """
+    trained = open_run(folder)
+    task = trained.config.task
+    data = weight_file(trained)
+    path = folder.path / f"{task}.safetensors"
+    write_whole(path, data)
+    error = largest_error(trained, TaskLoss(path))
+    if not error <= TOLERANCE:
+        path.unlink()
+        raise WeightsError(
+            f"the exported features differ from the trained networks' by {error:.1e} of their range, allowed are "
+            f"{TOLERANCE:.0e}; the file was removed"
+        )
+    filename = f"{task}-{version}.safetensors" if version else path.name
+    entry = manifest_entry(filename, data, parse_weights(data, source=str(path)))
+    write_whole(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
+    print(f"{path}: {len(data)} bytes, sha256 {entry['sha256']}")
+    print(f"features equal the trained networks' to {error:.1e} of their range")
+    if version:
+        release(entry, task, data)
+        print(f"released as {filename}")
+    return path
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--release", metavar="VERSION", help="also put it into the package, as TASK-VERSION")
+    arguments = parser.parse_args(argv)
+    try:
+        export(RunFolder(arguments.run), arguments.release)
+    except (ValueError, OSError, WeightsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Trains the discriminators of a task-specific loss on ONE image.
+
+    python -m training.train --task jpeg --out runs/jpeg
+    python -m training.export runs/jpeg
+
+Phase 1 of Mustafa et al., "Training a Task-Specific Image Reconstruction Loss", WACV 2022 (arXiv 2103.14616). Scale by
+scale, from coarse to fine, a discriminator learns to tell the level of the image from what the task's distortion
+makes of the coarser level: upscaled, distorted and, in the paper's form, restored by a generator that is trained
+against it. See docs/method.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.config import Config, add_flags, given_settings
+from training.distortions import make_distortion, uniform
+from training.images import open_image, pyramid, resize_clipped
+from training.networks import Discriminator, Generator, Network
+from training.objectives import critic_loss, generator_loss
+from training.run_folder import RunFolder
+
+
+def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None = None) -> None:
+    """Runs phase 1, or what a checkpoint left of it, into a folder that is open for logging."""
+    torch.backends.cudnn.allow_tf32 = False  # the penalty's second derivatives feel TF32's 10-bit mantissa
+    device = torch.device(device_name(config.device))
+    source, _ = open_image(config.image, config.image_licence)
+    levels = pyramid(source, config.scales, config.ratio, config.longest_side)
+    distort = make_distortion(config)
+    draws = torch.Generator().manual_seed(config.seed)
+
+    finished: list[dict[str, Tensor]] = []
+    coarser, *levels = levels
+    scale, step, state = 0, 0, None
+    if checkpoint is not None:
+        finished, coarser, scale, step, state = (
+            checkpoint[key] for key in ("finished", "coarser", "scale", "step", "state")
+        )
+        draws.set_state(checkpoint["draws"])
+
+    pixels = [level.shape[2] * level.shape[3] for level in levels]
+    progress = tqdm(
+        total=config.steps * sum(pixels),  # a step's time grows with its pixels: so "left" is honest
+        initial=config.steps * sum(pixels[:scale]) + step * sum(pixels[scale : scale + 1]),
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}",
+        mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
+    )
+    while scale < config.scales:
+        progress.set_description(f"scale {scale + 1}/{config.scales}")
+        current = Scale(config, scale, device)
+        if state is not None:  # a checkpoint's, or the coarser scale's
+            current.load_state(state, same_scale=step > 0)
+        real = levels[scale]
+        upscaled = resize_clipped(coarser, (real.shape[2], real.shape[3]))
+
+        while step < config.steps:
+            losses = current.step(real.to(device), distort(upscaled, draws).to(device), step, draws)
+            folder.log(scale * config.steps + step, scale, losses)
+            step += 1
+            rate = progress.format_dict["rate"] or 0
+            progress.set_postfix_str(f"{rate / pixels[scale]:.1f} steps/s", refresh=False)
+            progress.update(pixels[scale])
+            if step % config.checkpoint_every == 0 and step < config.steps:
+                save(folder, config, finished, coarser, scale, step, draws, current.state())
+
+        distorted = distort(upscaled, draws)
+        attempt = current.attempt(distorted.to(device)).cpu()
+        folder.save_preview(scale, (real, distorted, attempt))
+        # With a generator the next scale builds on its output, otherwise on the true level.
+        coarser = attempt if config.generator else real
+        state = current.state()
+        finished.append({name: value.cpu() for name, value in state["discriminator"].items()})
+        scale, step = scale + 1, 0
+        save(folder, config, finished, coarser, scale, step, draws, state)
+    progress.close()
+    folder.save_curves()
+    folder.close()
+
+
+def save(
+    folder: RunFolder,
+    config: Config,
+    finished: list[dict[str, Tensor]],
+    coarser: Tensor,
+    scale: int,
+    step: int,
+    draws: torch.Generator,
+    state: dict[str, Any],
+) -> None:
+    """Keeps everything that a resumed run needs to go on as if it had never stopped."""
+    content = {"finished": finished, "coarser": coarser, "scale": scale, "step": step}
+    folder.save_checkpoint({**content, "draws": draws.get_state(), "state": state}, config)
+
+
+class Scale:
+    """The networks of one scale and their optimisers."""
+
+    def __init__(self, config: Config, scale: int, device: torch.device) -> None:
+        self.config = config
+        width = config.architecture.channels[scale]
+        with torch.random.fork_rng(devices=[]):  # the same initial weights, wherever a run was resumed
+            torch.manual_seed(config.seed * 1000 + scale)
+            self.networks: dict[str, Network] = {"discriminator": Discriminator(width)}
+            if config.generator:
+                self.networks["generator"] = Generator(width)
+        self.optimizers = {
+            name: torch.optim.Adam(network.to(device).parameters(), lr=config.lr, betas=config.betas)
+            for name, network in self.networks.items()
+        }
+
+    def step(self, real: Tensor, distorted: Tensor, step: int, draws: torch.Generator) -> dict[str, Tensor]:
+        """One step of the adversaries, and its losses.
+
+        Args:
+            real, distorted: (1, 3, H, W) in [0, 1].
+            step: number of steps made at this scale, which decides the learning rate.
+        """
+        config = self.config
+        rate = config.lr * (config.lr_decay if step >= int(config.lr_decay_at * config.steps) else 1)
+        for optimizer in self.optimizers.values():
+            optimizer.param_groups[0]["lr"] = rate
+        critic, generator = self.networks["discriminator"], self.networks.get("generator")
+        real, distorted = self._to_range(real), self._to_range(distorted)
+
+        fake = distorted
+        for _ in range(config.critic_updates):
+            if generator is not None:
+                with torch.no_grad():
+                    fake = generator(distorted)
+            mix = uniform(0, 1, draws)
+            judged = critic_loss(critic, real, fake, mix, config.penalty_weight)
+            self._update("discriminator", judged.total)
+        losses = {"critic_distance": judged.distance, "gradient_penalty": judged.penalty}
+        if generator is not None:
+            low, high = config.input_range
+            weight = config.reconstruction_weight * (2 / (high - low)) ** 2  # stated for images in [-1, 1]
+            for _ in range(config.generator_updates):
+                made = generator_loss(critic, real, generator(distorted), weight)
+                self._update("generator", made.total)
+            losses |= {"adversarial": made.adversarial, "reconstruction": made.reconstruction}
+        return losses
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        gradients = torch.autograd.grad(loss, list(self.networks[name].parameters()))
+        for parameter, gradient in zip(self.networks[name].parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizers[name].step()
+
+    @torch.no_grad()
+    def attempt(self, distorted: Tensor) -> Tensor:
+        """What the adversary makes of the distorted level, in [0, 1]."""
+        if "generator" in self.networks:
+            low, high = self.config.input_range
+            distorted = (self.networks["generator"](self._to_range(distorted)) - low) / (high - low)
+        return distorted.clamp(0, 1)
+
+    def state(self) -> dict[str, Any]:
+        networks = {name: network.state_dict() for name, network in self.networks.items()}
+        return {**networks, "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()}}
+
+    def load_state(self, state: dict[str, Any], same_scale: bool) -> None:
+        """Takes up a scale where it was left, or starts from the coarser scale's networks where widths match."""
+        inherits = self.config.inherit and (
+            state["discriminator"]["last.weight"].shape == self.networks["discriminator"].last.weight.shape
+        )
+        for name, network in self.networks.items():
+            if same_scale or inherits:
+                network.load_state_dict(state[name])
+            if same_scale:
+                self.optimizers[name].load_state_dict(state["optimizers"][name])
+
+    def _to_range(self, image: Tensor) -> Tensor:
+        low, high = self.config.input_range
+        return low + (high - low) * image
+
+
+def device_name(name: str) -> str:
+    """The device that a setting means.
+
+    Raises:
+        ValueError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch finds no CUDA device; leave the flag out or use --device cpu")
+    return name
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[Config, RunFolder, dict[str, Any] | None]:
+    """The configuration, folder and checkpoint that a command line asks for.
+
+    Raises:
+        ValueError, OSError: they do not fit together.
+    """
+    given = given_settings(arguments)
+    path = Path(arguments.out or f"runs/{given.get('task', Config.task)}")
+    folder = RunFolder(path)
+    if not arguments.resume:
+        return Config(**given), folder, None
+    checkpoint = folder.load_checkpoint()
+    config = Config.from_dict(json.loads(checkpoint["config"]))
+    if replace(config, **given) != replace(config, device=given.get("device", config.device)):
+        changed = {k: v for k, v in given.items() if getattr(config, k) != v and k != "device"}
+        raise ValueError(f"the run in {path} was started with other settings than {changed}: leave them out to resume")
+    return replace(config, **given), folder, checkpoint
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--out", help="folder of the run [runs/TASK]")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out after its newest checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    add_flags(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        config, folder, checkpoint = prepare(arguments)
+        if arguments.dry_run:
+            print(config.to_json())
+            return 0
+        open_image(config.image), make_distortion(config), device_name(config.device)  # fail before a folder is made
+        if checkpoint is None:
+            folder.create(config)
+        else:
+            folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
+        train(config, folder, checkpoint)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue with --resume --out {folder.path}", file=sys.stderr)
+        return 130
+    print(f"done: {folder.path}; next: python -m training.export {folder.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
