@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from task_losses import JPEGLoss
-from training.bench.machine import machine
 from training.bench.reference import AuthorsLoss
+from training.provenance import machine
 
 SHAPES = ((1, 3, 256, 256), (8, 3, 96, 96))
 MEMORY_SHAPE = (1, 3, 512, 512)

@@ -1,18 +1,28 @@
-"""What a measurement was made on: without it a number means nothing."""
+"""What a file or a figure was made with: without it a number means nothing."""
 
 from __future__ import annotations
 
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
 
+ROOT = Path(__file__).parents[1]
+
+
+def code_commit() -> str:
+    """The commit of the code, marked when tracked files differ from it; "unknown" outside a checkout."""
+    try:
+        described = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
 
 def machine() -> dict[str, Any]:
     """Commit, versions and hardware, as they are now."""
-    from training.export import code_commit
-
     return {
         "commit": code_commit(),
         "torch": torch.__version__,
