@@ -45,6 +45,7 @@ class Config:
     lr_decay: float = setting(0.1, "factor by which it falls")
     penalty_weight: float = setting(0.1, "weight of the gradient penalty")
     reconstruction_weight: float = setting(10.0, "weight of the generator's mean squared error, images in [-1, 1]")
+    shared_norm: bool = setting(True, "judge real and fake in one batch; without, each normalised by itself")
     input_range: tuple[float, float] = setting((0.0, 1.0), "range in which the networks see the images")
     inherit: bool = setting(True, "start each scale from the networks of the coarser one where widths match")
 

@@ -5,7 +5,7 @@ WGAN-GP (Gulrajani et al., NeurIPS 2017, arXiv 1704.00028) on patches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,27 +28,39 @@ class CriticLoss(NamedTuple):
     penalty: Tensor
 
 
-def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: float) -> Tensor:
-    """mean((|grad_z D(z)| - 1)^2) with z = mix * real + (1 - mix) * fake.
+def scores(critic: Critic, batches: Sequence[Tensor], shared_norm: bool) -> list[Tensor]:
+    """The critic's scores of several batches of one size.
 
-    The norm is taken at each pixel over the channels, the mean over pixels, since the critic scores patches.
+    Args:
+        shared_norm: judge them in one pass, so that BatchNorm normalises all by the same statistics, as it will in
+            evaluation mode. With statistics of its own for each batch, BatchNorm removes from the fake the very change
+            of variance that a distortion makes, and what the critic learns does not hold in evaluation mode
+            (docs/method.md).
     """
-    between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
-    scores = critic(between)
-    (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
-    norm: Tensor = torch.linalg.vector_norm(gradient, dim=1)
-    return (norm - 1).square().mean()
+    if not shared_norm:
+        return [critic(batch) for batch in batches]
+    return list(critic(torch.cat(list(batches))).chunk(len(batches)))
 
 
-def critic_loss(critic: Critic, real: Tensor, fake: Tensor, mix: float, penalty_weight: float) -> CriticLoss:
+def critic_loss(
+    critic: Critic, real: Tensor, fake: Tensor, mix: float, penalty_weight: float, shared_norm: bool = True
+) -> CriticLoss:
     """The critic's objective (eq. 3 of WGAN-GP).
+
+    The penalty is mean((|grad_z D(z)| - 1)^2) at z = mix * real + (1 - mix) * fake. The norm is taken at each pixel over
+    the channels, the mean over pixels, since the critic scores patches.
 
     Args:
         real, fake: (N, 3, H, W), same shape.
         mix: a number drawn uniformly from [0, 1].
+        shared_norm: see :func:`scores`.
     """
-    distance = critic(real).mean() - critic(fake).mean()
-    penalty = gradient_penalty(critic, real, fake, mix)
+    between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
+    of_real, of_fake, of_between = scores(critic, (real, fake, between), shared_norm)
+    (gradient,) = torch.autograd.grad(of_between.sum(), between, create_graph=True)
+    norm: Tensor = torch.linalg.vector_norm(gradient, dim=1)
+    penalty = (norm - 1).square().mean()
+    distance = of_real.mean() - of_fake.mean()
     return CriticLoss(penalty_weight * penalty - distance, distance, penalty)
 
 
@@ -60,8 +72,10 @@ class GeneratorLoss(NamedTuple):
     reconstruction: Tensor
 
 
-def generator_loss(critic: Critic, real: Tensor, restored: Tensor, weight: float) -> GeneratorLoss:
+def generator_loss(
+    critic: Critic, real: Tensor, restored: Tensor, weight: float, shared_norm: bool = True
+) -> GeneratorLoss:
     """Fool the critic, stay close to the image."""
-    adversarial = -critic(restored).mean()
+    adversarial = -scores(critic, (restored, real), shared_norm)[0].mean()
     reconstruction = (restored - real).square().mean()
     return GeneratorLoss(adversarial + weight * reconstruction, adversarial, reconstruction)

@@ -134,14 +134,14 @@ class Scale:
                 with torch.no_grad():
                     fake = generator(distorted)
             mix = uniform(0, 1, draws)
-            judged = critic_loss(critic, real, fake, mix, config.penalty_weight)
+            judged = critic_loss(critic, real, fake, mix, config.penalty_weight, config.shared_norm)
             self._update("discriminator", judged.total)
         losses = {"critic_distance": judged.distance, "gradient_penalty": judged.penalty}
         if generator is not None:
             low, high = config.input_range
             weight = config.reconstruction_weight * (2 / (high - low)) ** 2  # stated for images in [-1, 1]
             for _ in range(config.generator_updates):
-                made = generator_loss(critic, real, generator(distorted), weight)
+                made = generator_loss(critic, real, generator(distorted), weight, config.shared_norm)
                 self._update("generator", made.total)
             losses |= {"adversarial": made.adversarial, "reconstruction": made.reconstruction}
         return losses

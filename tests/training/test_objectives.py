@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call
 
 from training.networks import Discriminator, Generator
-from training.objectives import critic_loss, generator_loss, gradient_penalty
+from training.objectives import critic_loss, generator_loss, scores
 
 
 @pytest.fixture
@@ -22,10 +22,14 @@ def linear_critic(weight):
     return critic
 
 
-def test_penalty_of_a_linear_critic_is_known(images):
+def test_loss_of_a_linear_critic_is_known(images):
+    real, fake = images
     weight = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64)
-    penalty = gradient_penalty(linear_critic(weight), *images, mix=0.4)
-    assert penalty.item() == pytest.approx((weight.norm().item() - 1) ** 2, rel=1e-12)
+    critic = linear_critic(weight)
+    judged = critic_loss(critic, real, fake, mix=0.4, penalty_weight=0.1)
+    assert judged.penalty.item() == pytest.approx((weight.norm().item() - 1) ** 2, rel=1e-12)
+    assert judged.distance.item() == pytest.approx((critic(real).mean() - critic(fake).mean()).item())
+    assert judged.total.item() == pytest.approx(0.1 * judged.penalty.item() - judged.distance.item())
 
 
 def test_penalty_looks_between_the_images(images):
@@ -36,30 +40,36 @@ def test_penalty_looks_between_the_images(images):
         seen.append(x.detach())
         return x.square()
 
-    gradient_penalty(critic, real, fake, mix=0.25)
-    torch.testing.assert_close(seen[0], 0.25 * real + 0.75 * fake)
+    critic_loss(critic, real, fake, mix=0.25, penalty_weight=1)
+    torch.testing.assert_close(seen[0], torch.cat([real, fake, 0.25 * real + 0.75 * fake]))
 
 
-def test_penalty_gradient_by_the_weights_is_right(images):
+@pytest.mark.parametrize("shared_norm", [True, False])
+def test_gradient_by_the_weights_is_right(images, shared_norm):
     """The penalty is differentiated through a gradient: compare with finite differences."""
     torch.manual_seed(0)
     critic = Discriminator(4).double()
     names = [name for name, _ in critic.named_parameters()]
     values = [(p.detach() * 5).requires_grad_() for p in critic.parameters()]
 
-    def penalty(*weights):
+    def total(*weights):
         state = dict(zip(names, weights, strict=True))
-        return gradient_penalty(lambda x: functional_call(critic, state, (x,)), *images, mix=0.3)
+        judge = lambda x: functional_call(critic, state, (x,))  # noqa: E731
+        return critic_loss(judge, *images, mix=0.3, penalty_weight=0.7, shared_norm=shared_norm).total
 
-    assert torch.autograd.gradcheck(penalty, values, fast_mode=True)
+    assert torch.autograd.gradcheck(total, values, fast_mode=True)
 
 
-def test_critic_loss_adds_up(images):
-    real, fake = images
-    critic = linear_critic(torch.tensor([1.0, 2.0, -0.5], dtype=torch.float64))
-    judged = critic_loss(critic, real, fake, mix=0.5, penalty_weight=0.1)
-    assert judged.distance.item() == pytest.approx((critic(real).mean() - critic(fake).mean()).item())
-    assert judged.total.item() == pytest.approx(0.1 * judged.penalty.item() - judged.distance.item())
+def test_shared_statistics_keep_a_change_of_contrast_visible(images):
+    """What statistics of its own for each batch would hide: BatchNorm divides a mere change of scale away."""
+    real, _ = images
+    torch.manual_seed(0)
+    critic = Discriminator(8).double()
+    flat = 0.2 * real
+    apart = [s.mean() for s in scores(critic, (real, flat), shared_norm=False)]
+    together = [s.std() for s in scores(critic, (real, flat), shared_norm=True)]
+    assert apart[0].item() == pytest.approx(apart[1].item(), abs=1e-3)
+    assert together[1] < 0.5 * together[0]
 
 
 def test_generator_loss_adds_up(images):
