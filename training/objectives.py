@@ -47,8 +47,8 @@ def critic_loss(
 ) -> CriticLoss:
     """The critic's objective (eq. 3 of WGAN-GP).
 
-    The penalty is mean((|grad_z D(z)| - 1)^2) at z = mix * real + (1 - mix) * fake. The norm is taken at each pixel over
-    the channels, the mean over pixels, since the critic scores patches.
+    The penalty is mean((|grad_z D(z)| - 1)^2) at z = mix * real + (1 - mix) * fake. The norm is taken at each pixel
+    over the channels, the mean over pixels, since the critic scores patches.
 
     Args:
         real, fake: (N, 3, H, W), same shape.

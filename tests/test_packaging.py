@@ -1,0 +1,58 @@
+"""The wheel: what it holds, and that it works elsewhere without a network."""
+
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+from fresh_install import build_wheel, install
+
+from task_losses.weights import MANIFEST
+
+ROOT = Path(__file__).parents[1]
+
+# Any attempt to reach a network fails the script: a connection is an error, not something to catch and go on.
+USE = """
+import socket, sys
+def refuse(*arguments, **options):
+    print("a connection was attempted", flush=True)
+    sys.exit(3)
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+import torch
+from task_losses import SRLoss, DenoiseLoss, JPEGLoss
+x = torch.rand(2, 3, 64, 48, requires_grad=True)
+y = torch.rand(2, 3, 64, 48)
+[L(pretrained=True)(x, y).backward() for L in (SRLoss, DenoiseLoss, JPEGLoss)]
+print(float(x.grad.abs().sum()))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return build_wheel(ROOT, tmp_path_factory.mktemp("dist"))
+
+
+def test_the_wheel_is_the_package_and_nothing_else(wheel):
+    assert wheel.stat().st_size < 5_000_000
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"task_losses", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
+    assert "task_losses/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_carries_the_manifest_and_its_files(wheel):
+    archive = zipfile.ZipFile(wheel)
+    assert archive.read(f"task_losses/{MANIFEST}") == (ROOT / MANIFEST).read_bytes()
+    entries = json.loads((ROOT / MANIFEST).read_text())["weights"]
+    assert set(entries) == {"sr", "denoise", "jpeg"}
+    files = {f"task_losses/weights/{entry['filename']}" for entry in entries.values()}
+    assert files == {name for name in archive.namelist() if name.endswith(".safetensors")}
+
+
+def test_the_installed_wheel_works_offline(wheel, tmp_path):
+    python = install(wheel, tmp_path)
+    done = subprocess.run([python, "-c", USE], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert float(done.stdout) > 0
