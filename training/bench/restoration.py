@@ -41,7 +41,7 @@ class Recipe:
     depth: int = setting(8, "their residual blocks (sr); half as many for denoise and jpeg")
     patch: int = setting(96, "side of the training patches in pixels of the reference; 8 pyramid levels need 79")
     batch: int = setting(4, "patches per step")
-    start_steps: int = setting(6000, "L1 steps of the network that every loss starts from")
+    start_steps: int = setting(3000, "L1 steps of the network that every loss starts from")
     start_lr: float = setting(1e-3, "their learning rate, falling to 0 along a cosine")
     steps: int = setting(300, "steps with the loss that is measured")
     lr: float = setting(3e-4, "their learning rate, falling to 0 along a cosine")

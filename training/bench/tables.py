@@ -11,7 +11,7 @@ from typing import Any
 from training.bench.cells import evaluation_name
 from training.bench.metrics import METRICS
 from training.bench.peers import WITHOUT_TRAINING
-from training.bench.statistics import Scores, paired_difference
+from training.bench.statistics import Interval, Scores, difference_at_equal, paired_difference
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Row:
     """
 
     label: str
+    loss: str
     results: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Scores] = field(default_factory=dict)
 
@@ -58,6 +59,13 @@ def render(
             if baseline in rows:
                 parts.append(f"Difference to `{baseline}`, mean [95 % interval], **bold** where zero is outside:")
                 parts.append(_differences(rows, rows[baseline], metrics))
+                fronts = _fronts(rows, baseline)
+                if "psnr" in metrics and fronts:
+                    parts.append(
+                        f"Mixes with L1 at the PSNR of `{baseline}`, interpolated between the mixes measured, "
+                        f"less `{baseline}`:"
+                    )
+                    parts.append(_at_equal_psnr(fronts, rows[baseline], metrics))
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,7 +81,7 @@ def collect(
             continue
         config = result["config"]
         label = config["loss"] if config["ratio"] is None else f"{config['loss']} + L1, {config['ratio']:g}"
-        rows.setdefault(label, Row(label)).results.append(dict(result))
+        rows.setdefault(label, Row(label, config["loss"])).results.append(dict(result))
         for metric in metrics:
             for image in by_level[str(levels[0])]:
                 values = [by_level[str(level)].get(image, {}).get(metric) for level in levels]
@@ -108,20 +116,51 @@ def _means(rows: Mapping[str, Row], metrics: Sequence[str]) -> str:
 def _differences(rows: Mapping[str, Row], baseline: Row, metrics: Sequence[str]) -> str:
     lines = []
     for row in rows.values():
-        if row is baseline:
-            continue
-        cells = [f"`{row.label}`", str(len(set(row.seeds) & set(baseline.seeds)))]
-        for name in metrics:
-            interval = paired_difference(row.scores.get(name, {}), baseline.scores.get(name, {}))
-            digits = METRICS[name].digits
-            if interval is None:
-                cells.append("")
-                continue
-            shown = f"{interval.mean:+.{digits}f} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
-            cells.append(f"**{shown}**" if interval.excludes_zero else shown)
-        lines.append(cells)
-    titles = [METRICS[name].title + (" ↑" if METRICS[name].higher_is_better else " ↓") for name in metrics]
-    return table(["loss", "seeds", *titles], lines)
+        if row is not baseline:
+            differences = {
+                name: paired_difference(row.scores.get(name, {}), baseline.scores.get(name, {})) for name in metrics
+            }
+            seeds = len(set(row.seeds) & set(baseline.seeds))
+            lines.append([f"`{row.label}`", str(seeds), *(_shown(name, differences[name]) for name in metrics)])
+    return table(["loss", "seeds", *map(_title, metrics)], lines)
+
+
+def _fronts(rows: Mapping[str, Row], baseline: str) -> dict[str, list[Row]]:
+    """For each loss of which mixes were measured: these, the loss alone and L1 alone."""
+    fronts = defaultdict(list)
+    for row in rows.values():
+        if row.loss not in (*WITHOUT_TRAINING, "l1", baseline):
+            fronts[row.loss].append(row)
+    ends = [rows["l1"]] if "l1" in rows and baseline != "l1" else []
+    return {loss: points + ends for loss, points in fronts.items() if len(points) > 1}
+
+
+def _at_equal_psnr(fronts: Mapping[str, list[Row]], baseline: Row, metrics: Sequence[str]) -> str:
+    others = [name for name in metrics if name != "psnr"]
+    lines = []
+    for loss, points in fronts.items():
+        differences = {
+            name: difference_at_equal(
+                [(row.scores.get("psnr", {}), row.scores.get(name, {})) for row in points],
+                (baseline.scores.get("psnr", {}), baseline.scores.get(name, {})),
+            )
+            for name in others
+        }
+        seeds = len(set.intersection(set(baseline.seeds), *(set(row.seeds) for row in points)))
+        lines.append([f"`{loss}`", str(seeds), *(_shown(name, differences[name]) for name in others)])
+    return table(["loss", "seeds", *map(_title, others)], lines)
+
+
+def _shown(name: str, interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    digits = METRICS[name].digits
+    text = f"{interval.mean:+.{digits}f} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+    return f"**{text}**" if interval.excludes_zero else text
+
+
+def _title(name: str) -> str:
+    return METRICS[name].title + (" ↑" if METRICS[name].higher_is_better else " ↓")
 
 
 def _median(results: Sequence[Mapping[str, Any]], name: str, digits: int) -> str:

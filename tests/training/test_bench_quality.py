@@ -1,0 +1,293 @@
+"""The quality benchmark: its statistics, its data, and a whole study in small, on made-up images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from task_losses.weights import random_weights, serialize_weights
+from training.bench import metrics, quality
+from training.bench.cost import peak_memory
+from training.bench.data import Picture, read_folders, training_batches
+from training.bench.data import test_pair as make_test_pair
+from training.bench.peers import Sources, find_peer
+from training.bench.restoration import mixed_with_l1, train
+from training.bench.restorers import make_restorer
+from training.bench.statistics import difference_at_equal, paired_difference
+from training.images import save_picture
+
+
+def picture(name: str, height: int = 96, width: int = 112, seed: int = 0) -> Picture:
+    """Smooth blobs with some grain: enough structure for a network to learn from."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((1, 3, 6, 7), generator=generator)
+    image = F.interpolate(coarse, size=(height, width), mode="bicubic")
+    return Picture(name, (image + 0.05 * torch.randn(image.shape, generator=generator)).clamp(0, 1))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Training and test images."""
+    for folder, count in (("train", 3), ("test", 2)):
+        (tmp_path / folder).mkdir()
+        for index in range(count):
+            save_picture(picture("", seed=index).image, tmp_path / folder / f"{index}.png")
+    return tmp_path / "train", tmp_path / "test"
+
+
+def run(folders: tuple[Path, Path], out: Path, *more: str) -> int:
+    train_images, test_images = map(str, folders)
+    numbers = {"width": 4, "depth": 2, "batch": 1, "patch": 80, "start-steps": 4, "steps": 2, "crop": 48, "threads": 1}
+    tiny = [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
+    arguments = ["--train-images", train_images, "--test-images", test_images, "--out", str(out), *tiny]
+    return quality.main([*arguments, "--metrics", "psnr", *more])
+
+
+def results(out: Path) -> dict[str, dict]:
+    files = sorted((out / "cells").glob("*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in files}
+
+
+def stamps(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".json", ".safetensors")}
+
+
+def test_a_study_is_made_once_and_then_extended(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    losses = ["--tasks", "denoise", "--losses", "input", "start", "l1", "random"]
+    assert run(folders, out, *losses) == 0
+    first = stamps(out)
+    assert len(results(out)) == 4
+
+    assert run(folders, out, *losses) == 0
+    assert stamps(out) == first, "a finished cell was made again"
+
+    assert run(folders, out, *losses, "--seeds", "0", "1") == 0
+    second = stamps(out)
+    assert {name: second[name] for name in first} == first
+    assert len(results(out)) == 8
+
+    # Another metric is measured on the networks that are there.
+    assert run(folders, out, *losses, "--metrics", "psnr", "ssim") == 0
+    third = stamps(out)
+    networks = [name for name in second if name.endswith(".safetensors")]
+    assert networks
+    assert {name: third[name] for name in networks} == {name: second[name] for name in networks}
+    scores = next(iter(results(out).values()))["evaluations"]["crop48"]["25"]
+    assert all(set(of_image) == {"psnr", "ssim"} for of_image in scores.values())
+    assert len(scores) == 2
+
+
+def test_a_changed_setting_or_weight_file_is_another_cell(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    out, weights = tmp_path / "out", tmp_path / "mine.safetensors"
+    made = random_weights("sr")
+    weights.write_bytes(serialize_weights(made.tensors, made.architecture, {"task": "sr"}))
+    losses = ["--tasks", "sr", "--losses", f"file:{weights}"]
+    run(folders, out, *losses)
+    run(folders, out, *losses, "--lr", "1e-5")
+    assert len(results(out)) == 2
+    weights.write_bytes(changed(weights.read_bytes()))
+    run(folders, out, *losses)
+    assert len(results(out)) == 3
+    assert len(list((out / "starts").glob("*.safetensors"))) == 1, "the start does not depend on the loss or its rate"
+
+
+def changed(data: bytes) -> bytes:
+    """The same weight file with one number's lowest bit turned over."""
+    return data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
+
+
+def test_an_interrupted_cell_is_made_anew(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folders, out, "--tasks", "jpeg", "--losses", "l1")
+    (result,) = (out / "cells").glob("*.json")
+    complete = json.loads(result.read_text())
+    # What a kill leaves: the network written, the result not, or half a file under another name.
+    result.rename(result.with_suffix(".partial"))
+    assert run(folders, out, "--tasks", "jpeg", "--losses", "l1") == 0
+    again = json.loads(result.read_text())
+    assert again["evaluations"] == complete["evaluations"], "equal seeds must give equal results"
+
+
+def test_the_tables_hold_every_row_and_difference(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folders, out, "--tasks", "jpeg", "--losses", "input", "l1", "random", "ours", "--ratios", "alone", "0.5")
+    text = (out / "tables.md").read_text()
+    for label in ("`input`", "`l1`", "`random`", "`random + L1, 0.5`", "`ours`", "`ours + L1, 0.5`"):
+        assert label in text
+    for heading in ("Difference to `l1`", "Difference to `random`", "at the PSNR of `random`"):
+        assert heading in text
+    for result in results(out).values():
+        if result["config"]["ratio"] is not None:
+            assert result["weight"] > 0
+        if result["config"]["loss"] not in ("input", "start"):
+            assert result["loss_seconds"] <= result["seconds"]
+            assert [point["step"] for point in result["curve"]] == [0, 1, 2]
+
+
+def test_a_missing_package_leaves_a_column_or_a_row_out(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("pycvvdp", "pytorch_msssim"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    metrics._load.cache_clear()
+    out = tmp_path / "out"
+    failures = run(folders, out, "--tasks", "jpeg", "--losses", "msssim-l1", "l1", "--metrics", "psnr", "cvvdp")
+    metrics._load.cache_clear()
+    said = capsys.readouterr().err
+    assert failures == 1
+    assert "pip install cvvdp" in said
+    assert "pytorch_msssim" in said
+    assert len(results(out)) == 1
+    assert "CVVDP" in (out / "tables.md").read_text()
+
+
+def test_a_seed_means_the_same_patches_in_the_same_order() -> None:
+    pictures = [picture("a"), picture("b", seed=1)]
+    options = {"patch": 80, "batch": 2, "steps": 3}
+
+    def references(task: str, seed: int) -> torch.Tensor:
+        return torch.stack([pair for _, pair in training_batches(task, pictures, seed=seed, **options)])
+
+    for task in ("sr", "denoise", "jpeg"):
+        assert torch.equal(references(task, 0), references(task, 0))
+        assert not torch.equal(references(task, 0), references(task, 1))
+    degraded, reference = next(training_batches("sr", pictures, seed=0, **options))
+    assert (degraded.shape, reference.shape) == ((2, 3, 20, 20), (2, 3, 80, 80))
+
+
+def test_a_test_pair_does_not_depend_on_its_neighbours() -> None:
+    image = picture("a", height=50, width=61)
+    degraded, reference = make_test_pair("denoise", image, crop=0, level=25)
+    assert reference.shape == (1, 3, 48, 60)
+    assert torch.equal(degraded, make_test_pair("denoise", image, crop=0, level=25)[0])
+    assert not torch.equal(degraded, make_test_pair("denoise", Picture("b", image.image), crop=0, level=25)[0])
+    assert (degraded - reference).std().item() == pytest.approx(25 / 255, rel=0.03)
+    small, reference = make_test_pair("sr", image, crop=32, level=4)
+    assert (small.shape, reference.shape) == ((1, 3, 8, 8), (1, 3, 32, 32))
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no images in"):
+        read_folders([tmp_path])
+
+
+@pytest.mark.parametrize("task", ["sr", "denoise"])
+def test_training_takes_the_steps_that_autograd_would(task: str) -> None:
+    pictures = [picture("a")]
+    batches = list(training_batches(task, pictures, patch=80, batch=1, steps=3, seed=0))
+    network, plain = (make_restorer(task, 4, 2, seed=0) for _ in range(2))
+    for _ in train(network, F.mse_loss, batches, steps=10**9, lr=1e-3):
+        pass
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3)
+    for degraded, reference in batches:
+        optimizer.zero_grad()
+        F.mse_loss(plain(degraded), reference).backward()
+        optimizer.step()
+    for trained, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mix_has_the_ratio_of_gradients_that_was_asked_for() -> None:
+    network = make_restorer("denoise", 4, 2, seed=0)
+    ((degraded, reference),) = training_batches("denoise", [picture("a")], patch=80, batch=1, steps=1, seed=0)
+    mixed, weight = mixed_with_l1(F.mse_loss, 0.5, network, [(degraded, reference)])
+    restored = network(degraded).detach().requires_grad_()
+
+    def gradient(value: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(value, restored)[0]
+
+    of_l1, of_mse = gradient(F.l1_loss(restored, reference)), gradient(F.mse_loss(restored, reference))
+    assert (weight * of_mse).norm().item() == pytest.approx(0.5 * of_l1.norm().item(), rel=1e-5)
+    torch.testing.assert_close(gradient(mixed(restored, reference)), of_l1 + weight * of_mse)
+
+
+def test_peak_memory_counts_what_is_alive_at_once() -> None:
+    megabyte = 250_000  # float32 numbers
+    assert peak_memory(lambda: torch.rand(4 * megabyte)) == pytest.approx(4, rel=0.01)
+    # One after the other, so two never live together.
+    assert peak_memory(lambda: [torch.rand(4 * megabyte).sum() for _ in range(3)]) == pytest.approx(4, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lpips", "no loss of the name"),
+        ("l1@full", "no resolution to choose"),
+        ("random@half", "unknown resolution"),
+        ("authors", "--authors FOLDER"),
+        ("file:nowhere.safetensors", "a file that exists"),
+    ],
+)
+def test_a_loss_that_cannot_be_had_is_explained(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_peer(name, "sr", Sources())
+
+
+def test_the_random_control_follows_the_seed_and_the_resolution() -> None:
+    first, second = picture("a").image, picture("b", seed=1).image
+    pyramid, full = find_peer("random", "sr", Sources()), find_peer("random@full", "sr", Sources())
+    assert pyramid.label != full.label
+    values = [peer.build(seed)(first, second).item() for peer, seed in ((pyramid, 0), (pyramid, 1), (full, 0))]
+    assert len(set(values)) == 3
+    assert values[0] == pyramid.build(0)(first, second).item()
+
+
+def scores_of(table: np.ndarray) -> dict[tuple[int, str], float]:
+    return {(seed, str(image)): value for seed, row in enumerate(table) for image, value in enumerate(row)}
+
+
+def test_what_makes_an_image_hard_cancels_in_a_paired_difference() -> None:
+    baseline = np.random.default_rng(0).normal(25, 5, (3, 20))
+    interval = paired_difference(scores_of(baseline + 0.1), scores_of(baseline))
+    assert interval is not None
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert interval.excludes_zero
+
+
+def test_the_interval_of_one_seed_is_that_of_the_mean_over_images() -> None:
+    differences = np.random.default_rng(0).normal(0.3, 1, (1, 400))
+    interval = paired_difference(scores_of(differences), scores_of(np.zeros_like(differences)))
+    assert interval is not None
+    expected = 1.96 * differences.std() / 20
+    assert interval.high - interval.mean == pytest.approx(expected, rel=0.1)
+    assert interval.mean - interval.low == pytest.approx(expected, rel=0.1)
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    differences = np.array([[1.0], [-0.8]]).repeat(50, axis=1)
+    interval = paired_difference(scores_of(differences), scores_of(np.zeros_like(differences)))
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((-0.8, 1.0))
+    assert not interval.excludes_zero
+
+
+def test_only_shared_seeds_and_images_count() -> None:
+    table = np.ones((2, 5))
+    assert paired_difference({}, scores_of(table)) is None
+    one_seed = paired_difference(scores_of(3 * table[:1]), scores_of(table))
+    assert one_seed is not None
+    assert one_seed.mean == 2
+    incomplete = scores_of(table)
+    del incomplete[1, "3"]
+    with pytest.raises(ValueError, match="every seed must have every image"):
+        paired_difference(incomplete, scores_of(table))
+
+
+def test_a_front_is_read_at_the_psnr_of_the_baseline() -> None:
+    generator = np.random.default_rng(0)
+    hard = generator.normal(0, 3, (2, 30))  # moves the images' PSNR, not the differences
+    front = [(scores_of(hard + psnr), scores_of(np.full_like(hard, value))) for psnr, value in ((30, 0.4), (28, 0.2))]
+    baseline = (scores_of(hard + 29), scores_of(np.full_like(hard, 0.35)))
+    interval = difference_at_equal(front, baseline)
+    assert interval is not None
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((-0.05, -0.05, -0.05))
+    above = difference_at_equal(front, (scores_of(hard + 31), scores_of(np.full_like(hard, 0.35))))
+    assert above is not None
+    assert above.mean == pytest.approx(0.05)
