@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from task_losses.checks import check_choice, check_data_range, check_number, check_pair, check_scales
 from task_losses.discriminator import Architecture, FrozenDiscriminator
-from task_losses.pyramid import level_size, resize, resize_adjoint
+from task_losses.pyramid import level_size, resize, resize_adjoint, resize_area
 from task_losses.weights import Weights, load_weights, random_weights
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -128,6 +128,24 @@ class TaskLoss(nn.Module):
         with torch.autocast(pred.device.type, enabled=False):
             pred, target = self._prepare(pred), self._prepare(target)
             return {level.scale: _distance(pred, target, [level]) for level in levels}
+
+    def distance_map(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Where the distance comes from, for pictures and masks: (N, 1, H, W), not negative.
+
+        Its mean over the pixels of an image is that image's loss, without ``loss_weight`` and reduction. Each
+        feature difference is spread over the pixels that the feature sees, at the resolution of its scale, so
+        details are no finer than 3 pixels.
+        Differentiable. Arguments and errors as for :meth:`forward`.
+        """
+        levels = self._levels_for(pred, target)
+        size = (pred.shape[2], pred.shape[3])
+        with torch.autocast(pred.device.type, enabled=False):
+            pred, target = self._prepare(pred), self._prepare(target)
+            maps = [
+                level.discriminator.distance_map(resize(pred, level.size), resize(target, level.size))
+                for level in levels
+            ]
+            return torch.stack([resize_area(level_map, size) for level_map in maps]).sum(dim=0)
 
     def train(self, mode: bool = True) -> TaskLoss:
         """Stays in evaluation mode: a frozen network has no other."""
