@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -105,7 +106,7 @@ class TaskLoss(nn.Module):
             ValueError: shapes or devices do not fit.
         """
         levels = self._levels_for(pred, target)
-        with torch.autocast(pred.device.type, enabled=False):
+        with _full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             needs_gradient = torch.is_grad_enabled() and pred.requires_grad
             if not needs_gradient or target.requires_grad or torch.compiler.is_compiling():
@@ -125,7 +126,7 @@ class TaskLoss(nn.Module):
         Arguments and errors as for :meth:`forward`.
         """
         levels = self._levels_for(pred, target)
-        with torch.autocast(pred.device.type, enabled=False):
+        with _full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             return {level.scale: _distance(pred, target, [level]) for level in levels}
 
@@ -139,7 +140,7 @@ class TaskLoss(nn.Module):
         """
         levels = self._levels_for(pred, target)
         size = (pred.shape[2], pred.shape[3])
-        with torch.autocast(pred.device.type, enabled=False):
+        with _full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             maps = [
                 level.discriminator.distance_map(resize(pred, level.size), resize(target, level.size))
@@ -233,6 +234,12 @@ class _Level(NamedTuple):
     discriminator: FrozenDiscriminator
 
 
+def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, autocast does nothing. A device that has none, like meta, needs no switching off."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
 def _distance(pred: Tensor, target: Tensor, levels: Sequence[_Level]) -> Tensor:
     """Each image's distance, (N,), in operations that autograd can differentiate any number of times."""
     distances = [level.discriminator.distance(resize(pred, level.size), resize(target, level.size)) for level in levels]
@@ -269,8 +276,8 @@ class _Distance(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         pred, target, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: the caller will differentiate this gradient too
-            with torch.autocast(pred.device.type, enabled=False):
+            with _full_precision(pred.device):
                 distance = _distance(pred, target, ctx.levels)
-            (gradient,) = torch.autograd.grad(distance, pred, grad_output, create_graph=True)
+                (gradient,) = torch.autograd.grad(distance, pred, grad_output, create_graph=True)
             return gradient, None, None
         return gradient * grad_output[:, None, None, None], None, None

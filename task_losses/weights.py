@@ -118,7 +118,7 @@ def random_weights(task: str | None) -> Weights:
     architecture = Architecture() if task is None else architecture_from_dict(manifest_entry(task)["architecture"])
     tensors = {}
     for name, shape in tensor_shapes(architecture).items():
-        tensor = torch.zeros(shape)
+        tensor = torch.zeros(shape, device="cpu")  # also inside torch.device("meta"), where big models are built
         if name.endswith("weight"):
             torch.nn.init.kaiming_normal_(tensor, a=SLOPE)
         tensors[name] = tensor
