@@ -44,7 +44,7 @@ class HubOptions:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file (at the top level) of a model repository, at a branch, tag or commit."""
+    """A file at the top level of a model repository, at a branch, tag or commit."""
 
     repo_id: str
     revision: str
@@ -56,58 +56,82 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Fetched(Generic[T]):
-    """What ``parse`` made of a file's bytes, the commit they are from, and whether they were in the cache."""
+    """What ``parse`` made of a file's bytes, and whether they were in the cache."""
 
     value: T
-    commit: str
     cached: bool
 
 
-def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> Fetched[T]:
-    """Fetches a file and parses it.
+def resolve(file: HubFile, options: HubOptions) -> HubFile:
+    """The file with its branch or tag replaced by the commit that it means now.
 
-    A file of a commit is taken from the cache without asking the network. A branch or tag is asked for, and taken
-    from the cache if the Hub cannot be reached. Bytes that ``parse`` refuses are fetched again, once.
+    If the Hub cannot be reached, it is the commit that :func:`remember` noted last.
+
+    Raises:
+        WeightsNotFound, WeightsUnavailable: as for :func:`fetch`.
+    """
+    if is_commit(file.revision):
+        return file
+    cached = _find_in_cache(file, options)
+    try:
+        if options.local_files_only:
+            raise _not_cached(file)
+        _, commit = _probe(file, options)
+    except WeightsUnavailable as error:
+        if cached is None:
+            raise
+        commit = cached.parent.name
+        if not options.local_files_only:
+            log.warning("%s; using the copy in the cache, of commit %s", error, commit)
+    return replace(file, revision=commit)
+
+
+def remember(file: HubFile, commit: str, options: HubOptions) -> None:
+    """Notes in the cache that a file's branch or tag means a commit whose file is there, for times without network."""
+    cached = _find_in_cache(file, options)
+    if is_commit(file.revision) or options.local_files_only or (cached and cached.parent.name == commit):
+        return
+    with suppress(WeightsError):
+        _download(file, options, force=False)
+
+
+def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> Fetched[T]:
+    """Fetches a file and parses it. One in the cache is taken without asking the network.
 
     Args:
-        parse: turns the file's bytes into the result; raises WeightsIntegrity if they are wrong.
+        file: of a commit; see :func:`resolve`.
+        parse: turns the file's bytes into the result; raises WeightsIntegrity if they are wrong. Such a file is
+            fetched again, once.
 
     Raises:
         WeightsNotFound: the Hub says that there is no such thing, or gives no access to it.
         WeightsUnavailable: the Hub could not be asked, or the file not transferred or stored.
-        WeightsIntegrity: wrong bytes, twice.
+        WeightsIntegrity: wrong bytes, and again wrong bytes or no answer.
     """
     damage: WeightsIntegrity | None = None
     cached = _find_in_cache(file, options)
-    if cached is not None and (is_commit(file.revision) or options.local_files_only):
+    if cached is not None:
         try:
-            return Fetched(_parse_file(cached, parse), cached.parent.name, cached=True)
+            return Fetched(_parse_file(cached, parse), cached=True)
         except WeightsIntegrity as error:
             damage = error
     if options.local_files_only:
-        raise damage or WeightsUnavailable(
-            f"{file} is not in the local cache, and local_files_only forbids asking the Hub; "
-            "load it once with network, or pass pretrained=PATH"
-        )
+        raise damage or _not_cached(file)
     try:
-        reached = _probe(file, options)
+        reached, _ = _probe(file, options)
         while True:
             if damage is not None:
                 log.warning("%s; fetching it again", damage)
             try:
-                path = _download(file, reached, force=damage is not None)
-                return Fetched(_parse_file(path, parse), path.parent.name, cached=False)
+                return Fetched(_parse_file(_download(file, reached, force=damage is not None), parse), cached=False)
             except WeightsIntegrity as error:
                 if damage is not None:
                     raise
                 damage = error
     except WeightsUnavailable as error:
-        if damage is not None:
-            raise WeightsIntegrity(f"{damage}; fetching it again failed: {error}") from error
-        if cached is None or is_commit(file.revision):
+        if damage is None:
             raise
-        log.warning("%s; using the copy in the cache, of commit %s", error, cached.parent.name)
-        return Fetched(_parse_file(cached, parse), cached.parent.name, cached=True)
+        raise WeightsIntegrity(f"{damage}; fetching it again failed: {error}") from error
 
 
 def upload(repo_id: str, files: Mapping[str, bytes], message: str, options: HubOptions, private: bool = False) -> str:
@@ -170,6 +194,13 @@ def _find_in_cache(file: HubFile, options: HubOptions) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def _not_cached(file: HubFile) -> WeightsUnavailable:
+    return WeightsUnavailable(
+        f"{file} is not in the local cache, and local_files_only forbids asking the Hub; load it once with network, "
+        "or pass pretrained=PATH"
+    )
+
+
 def _parse_file(path: Path, parse: Callable[[bytes], T]) -> T:
     try:
         data = path.read_bytes()
@@ -180,42 +211,42 @@ def _parse_file(path: Path, parse: Callable[[bytes], T]) -> T:
     return parse(data)
 
 
-def _probe(file: HubFile, options: HubOptions) -> HubOptions:
+def _probe(file: HubFile, options: HubOptions) -> tuple[HubOptions, str]:
     """Asks for the file's headers, once and without patience, before the client gets to its many retries.
 
     Returns:
-        The options to download with: a saved token that the Hub refuses is left out.
+        The options to download with (a saved token that the Hub refuses is left out), and the revision's commit.
     """
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        _ask(file, options)
+        return options, _ask(file, options)
     except HfHubHTTPError as error:
         implicit = options.token in (None, True) and get_token() is not None
         if error.response.status_code != 401 or not implicit:
             raise _translate(error, file, options) from error
-        anonymous = replace(options, token=False)
-        try:
-            _ask(file, anonymous)
-        except Exception as second:
-            raise _translate(second, file, options) from second
-        log.warning("the Hub refused the saved token (expired?) for %s; went on without it", file)
-        return anonymous
     except Exception as error:
         raise _translate(error, file, options) from error
-    return options
+    anonymous = replace(options, token=False)
+    try:
+        commit = _ask(file, anonymous)
+    except Exception as error:
+        raise _translate(error, file, options) from error
+    log.warning("the Hub refused the saved token (expired?) for %s; went on without it", file)
+    return anonymous, commit
 
 
-def _ask(file: HubFile, options: HubOptions) -> None:
+def _ask(file: HubFile, options: HubOptions) -> str:
+    """The commit that the Hub names for a file, within PROBE_SECONDS. Raises whatever the client raises."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     url = hf_hub_url(file.repo_id, file.filename, revision=file.revision, endpoint=options.endpoint)
 
-    def ask() -> None:
+    def ask() -> str:
         metadata = get_hf_file_metadata(url, token=options.token, timeout=PROBE_SECONDS, library_name=LIBRARY)
-        if metadata.commit_hash is None:
+        if metadata.commit_hash is None or not is_commit(metadata.commit_hash):
             raise WeightsUnavailable(
                 f"{file}: {url} did not answer like a Hub (a login page of the network, or a wrong HF_ENDPOINT?); "
                 "open the network's login page, check HF_ENDPOINT and the proxy, or pass pretrained=PATH"
@@ -224,9 +255,10 @@ def _ask(file: HubFile, options: HubOptions) -> None:
             # Firewalls that let the Hub pass often swallow the packets to its storage.
             with suppress(HfHubHTTPError):  # an answer, that is enough: signed links are often for GET alone
                 get_hf_file_metadata(metadata.location, token=False, timeout=PROBE_SECONDS, library_name=LIBRARY)
+        return metadata.commit_hash
 
     try:
-        _within(PROBE_SECONDS, ask)
+        return _within(PROBE_SECONDS, ask)
     except concurrent.futures.TimeoutError as error:
         raise WeightsUnavailable(
             f"{file}: no answer within {PROBE_SECONDS:g} s; check the network, HF_ENDPOINT and the proxy, or pass "
@@ -234,19 +266,18 @@ def _ask(file: HubFile, options: HubOptions) -> None:
         ) from error
 
 
-def _within(seconds: float, call: Callable[[], None]) -> None:
+def _within(seconds: float, call: Callable[[], T]) -> T:
     """Calls, but waits only so long: no timeout of an HTTP client bounds the resolution of a name."""
-    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def work() -> None:
         try:
-            call()
-            done.set_result(None)
+            done.set_result(call())
         except BaseException as error:
             done.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    done.result(timeout=seconds)
+    return done.result(timeout=seconds)
 
 
 def _download(file: HubFile, options: HubOptions, force: bool) -> Path:

@@ -144,13 +144,16 @@ def _pinned_weights(task: str, released: dict[str, Any], options: HubOptions) ->
 
 def repository_weights(repo_id: str, task: str | None, revision: str, options: HubOptions) -> Weights:
     """Weights from somebody's repository, as its manifest names them. Arguments and errors as for load_weights."""
-    listing = HubFile(repo_id, revision, MANIFEST)
+    asked = HubFile(repo_id, revision, MANIFEST)
+    listing = hub.resolve(asked, options)
+    commit = listing.revision
+    log.info("%s@%s is commit %s; revision=%r pins it", repo_id, revision, commit, commit)
     listed = hub.fetch(listing, lambda data: parse_manifest(data, source=str(listing)), options)
-    log.info("%s@%s is commit %s; revision=%r pins it", repo_id, revision, listed.commit, listed.commit)
     task, entry = _choose(listed.value, task, name=str(listing))
-    file = HubFile(repo_id, listed.commit, entry["filename"])  # the manifest's own commit: the two belong together
+    file = HubFile(repo_id, commit, entry["filename"])
     fetched = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
-    return replace(fetched.value, source=f"{repo_id}@{listed.commit}")
+    hub.remember(asked, commit, options)
+    return replace(fetched.value, source=f"{repo_id}@{commit}")
 
 
 def local_weights(path: Path, task: str | None) -> Weights:
