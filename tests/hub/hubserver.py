@@ -236,7 +236,13 @@ class Handler(BaseHTTPRequestHandler):
         if fault.flip:
             content = content[:-1] + bytes([content[-1] ^ 1])
         content = content[: len(content) - fault.cut]
-        self.send_head(200, {"Content-Length": str(len(content)), **headers})
+        status = 200
+        resumed = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if resumed:
+            start, status = int(resumed[1]), 206
+            headers = {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+            content = content[start:]
+        self.send_head(status, {"Content-Length": str(len(content)), **headers})
         if fault.pace:
             self.wfile.write(content[:1000])
             self.wfile.flush()

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from task_losses import (
 
 Mode = Callable[[str], None]
 FILE = weights.manifest()["weights"]["jpeg"]["filename"]
+CLIENT = tuple(int(part) for part in version("huggingface_hub").split(".")[:2])
 SHA256 = weights.manifest()["weights"]["jpeg"]["sha256"]
 
 
@@ -111,7 +113,10 @@ def test_fault_raises_and_leaves_nothing_behind(
         JPEGLoss(endpoint=hub.endpoint, cache_dir=cache)
     assert type(raised.value) is error
     assert f"acme/released@{pinned['revision']}/{FILE}" in str(raised.value)
-    assert not list(cache.rglob("*.incomplete"))
+    if error is not WeightsIntegrity:
+        assert not list(cache.rglob(FILE))  # nothing passes for the file
+    if CLIENT >= (1, 20):  # older ones keep a part of a file, to go on from there
+        assert not list(cache.rglob("*.incomplete"))
     # With the fault gone the right file comes, whatever the attempt has left in the cache.
     hub.faults.clear()
     loss = JPEGLoss(endpoint=hub.endpoint, cache_dir=cache)
@@ -201,6 +206,8 @@ def test_storage_that_forbids_head_requests(hub: LocalHub, pinned: Any, cache: P
 
 @pytest.mark.parametrize("fault", [{"flip": True}, {"keep": 5000}, {"cut": 10}], ids=str)
 def test_one_bad_transfer_is_repeated(fault: Any, hub: LocalHub, pinned: Any, cache: Path, mode: Mode) -> None:
+    if "keep" in fault and CLIENT < (1, 20):
+        pytest.skip("this old huggingface_hub gives up on the first truncated body")
     mode("hub")
     hub.faults.append(Fault(FILE, method="GET", times=1, **fault))
     loss = JPEGLoss(endpoint=hub.endpoint, cache_dir=cache)
