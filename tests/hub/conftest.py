@@ -28,6 +28,8 @@ from task_losses import sources, weights  # noqa: E402
 @pytest.fixture(autouse=True)
 def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_given_up", set())
+    unpublished = {**weights.manifest(), "revision": None}
+    monkeypatch.setattr(sources, "manifest", lambda: unpublished)
     monkeypatch.delenv("TASK_LOSSES_WEIGHTS", raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)

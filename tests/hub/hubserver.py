@@ -30,7 +30,7 @@ LFS_SUFFIXES = (".safetensors", ".sig")
 
 @dataclass
 class Fault:
-    """What goes wrong with requests whose path ends with ``suffix``, ``times`` times (None: always).
+    """What goes wrong with requests whose path matches the expression ``path``, ``times`` times (None: always).
 
     Attributes:
         method: only for requests of this method.
@@ -45,7 +45,7 @@ class Fault:
         pace: seconds to wait after the first 1000 bytes of the body.
     """
 
-    suffix: str
+    path: str
     method: str | None = None
     times: int | None = None
     status: int | None = None
@@ -136,7 +136,7 @@ class LocalHub(ThreadingHTTPServer):
     def take_fault(self, method: str, path: str) -> Fault:
         with self.lock:
             for fault in self.faults:
-                if path.endswith(fault.suffix) and fault.method in (None, method) and fault.times != 0:
+                if re.search(fault.path, path) and fault.method in (None, method) and fault.times != 0:
                     if fault.times is not None:
                         fault.times -= 1
                     return fault
