@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -19,25 +20,30 @@ from torch import Tensor, nn
 
 from task_losses.checks import check_choice, check_data_range, check_number, check_pair, check_scales
 from task_losses.discriminator import Architecture, FrozenDiscriminator
+from task_losses.hub import HubOptions
 from task_losses.pyramid import level_size, resize, resize_adjoint, resize_area
-from task_losses.weights import Weights, load_weights, random_weights
+from task_losses.sharing import SharingMixin
+from task_losses.sources import check_no_hub_options, load_weights
+from task_losses.weights import Weights, random_weights
 
 REDUCTIONS = ("mean", "sum", "none")
 RESOLUTIONS = ("pyramid", "full")
 
 
-class TaskLoss(nn.Module):
+class TaskLoss(SharingMixin, nn.Module):
     """A loss for training image-restoration networks, made from frozen discriminators.
 
-    Use :class:`SRLoss`, :class:`DenoiseLoss` or :class:`JPEGLoss` for the released weights, or this class with the
-    path of weights that you trained for your own distortion.
+    Use :class:`SRLoss`, :class:`DenoiseLoss` or :class:`JPEGLoss` for the released weights, or this class with
+    weights that you or others trained for another distortion.
 
     The loss is zero if all features agree, and positive otherwise. It has no parameters, its ``state_dict()`` is
     empty, and ``train()`` changes nothing, so it can be a submodule of anything.
 
     Args:
-        pretrained: True for the released weights of this class's task; a path for a ``.safetensors`` file written
-            by ``python -m training.export``; False for random weights (a control for experiments).
+        pretrained: True for the released weights of this class's task; a path for a ``.safetensors`` file or a
+            folder written by :meth:`save_pretrained`; ``"owner/repo"`` for a Hub repository written by
+            :meth:`push_to_hub`; False for random weights (a control for experiments). A string is a path if it
+            ends with ``.safetensors`` or starts with ``.``, ``/`` or ``~``.
         loss_weight: factor of the result.
         reduction: ``"mean"`` over the images of a batch, ``"sum"`` over them, or ``"none"``: one value per image.
         data_range: range of the images. A number r means [0, r]; a pair means [low, high]. Values outside are
@@ -45,10 +51,19 @@ class TaskLoss(nn.Module):
         scales: which discriminators take part, as indices from 0 (coarsest) up; None for all.
         resolution: ``"pyramid"`` feeds each discriminator the pyramid level of its scale; ``"full"`` feeds every one
             the image itself, the rule of the authors' code (slower, see docs/method.md).
+        revision: branch, tag or commit of a Hub repository; None for its main branch.
+        token, cache_dir, endpoint, local_files_only: how to reach the Hub, as in huggingface_hub.
+
+    Attributes:
+        weights_source: where the weights came from: ``"embedded"``, ``"cache"``, ``"hub"``, ``"owner/repo@commit"``,
+            a path, or ``"random"``.
+        weights_sha256: hash of the weight file; None for random weights.
+        weights_info: the metadata of the weight file.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or value.
-        WeightsError: the weights could not be found, read or verified.
+        WeightsError: the weights could not be found, read or verified; its subclasses in task_losses.weights tell
+            which.
 
     Example:
         >>> loss = JPEGLoss()
@@ -67,16 +82,23 @@ class TaskLoss(nn.Module):
         data_range: float | Sequence[float] = 1.0,
         scales: Sequence[int] | None = None,
         resolution: str = "pyramid",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+        local_files_only: bool = False,
     ) -> None:
         super().__init__()
         self.loss_weight = check_number("loss_weight", loss_weight)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.resolution = check_choice("resolution", resolution, RESOLUTIONS)
         self.low, self.high = check_data_range(data_range)
+        options = HubOptions(token, cache_dir, endpoint, local_files_only)
         if pretrained is None or pretrained is False:
+            check_no_hub_options("random weights", revision, options)
             weights = random_weights(self.task)
         else:
-            weights = load_weights(pretrained, task=self.task)
+            weights = load_weights(pretrained, self.task, revision, options)
         self._adopt(weights, scales)
         self.eval()
 
