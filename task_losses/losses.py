@@ -280,7 +280,7 @@ class _Distance(torch.autograd.Function):
     def forward(pred: Tensor, target: Tensor, levels: Sequence[_Level]) -> tuple[Tensor, Tensor]:
         total = pred.new_zeros(len(pred))
         gradient = torch.zeros_like(pred)
-        for level in levels:
+        for level in reversed(levels):  # the finest first: the memory it frees is enough for all others
             distance, level_gradient = level.discriminator.distance_and_gradient(
                 resize(pred, level.size), resize(target, level.size)
             )

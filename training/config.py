@@ -35,6 +35,7 @@ class Config:
     taps: tuple[int, ...] = setting((1, 4, 5), "layers whose outputs the loss compares")
 
     generator: bool = setting(False, "the paper's adversary; without it the distorted level itself is the fake")
+    upscale: bool = setting(True, "distort the upscaled coarser level, as the paper does; without, the level itself")
     steps: int = setting(100, "steps per scale")
     critic_updates: int = setting(1, "updates of the discriminator per step")
     generator_updates: int = setting(1, "updates of the generator per step")
@@ -61,6 +62,10 @@ class Config:
                 self.task not in BUILTIN_TASKS and self.distortion is None,
                 f"task {self.task!r} is not built in ({', '.join(BUILTIN_TASKS)}); "
                 "name your own with --distortion module:function",
+            ),
+            (
+                self.task == "sr" and not self.upscale and self.distortion is None,
+                "without --upscale the task sr has no distortion to learn from",
             ),
             (self.steps < 1, f"steps must be at least 1, got {self.steps}"),
             (self.critic_updates < 1, f"critic-updates must be at least 1, got {self.critic_updates}"),

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,20 +26,26 @@ from task_losses import TaskLoss, WeightsError
 from task_losses.weights import MANIFEST, Weights, parse_weights, serialize_weights
 from training.config import Config
 from training.images import open_image, pyramid
-from training.networks import Discriminator
+from training.networks import Block, Discriminator
+from training.provenance import ROOT
 from training.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[1]
 # Largest difference between a trained network's features and the file's, relative to the features' largest value.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run left: its settings and the discriminators in evaluation mode, coarsest first."""
+    """What a finished run left.
+
+    Attributes:
+        discriminators: in evaluation mode, coarsest first.
+        origin: the code, versions and machine that trained them, and ``seconds``.
+    """
 
     config: Config
     discriminators: list[Discriminator]
+    origin: dict[str, Any]
 
 
 def open_run(folder: RunFolder) -> Trained:
@@ -63,7 +68,7 @@ def open_run(folder: RunFolder) -> Trained:
         discriminator = Discriminator(width).eval().requires_grad_(False)
         discriminator.load_state_dict(state)
         discriminators.append(discriminator)
-    return Trained(config, discriminators)
+    return Trained(config, discriminators, json.loads(checkpoint["origin"]))
 
 
 def fold(discriminator: Discriminator, input_range: tuple[float, float]) -> list[tuple[Tensor, Tensor]]:
@@ -74,11 +79,13 @@ def fold(discriminator: Discriminator, input_range: tuple[float, float]) -> list
     """
     layers = []
     for block in discriminator.blocks:
-        norm = block.norm
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        assert isinstance(block, Block)
+        mean, variance = block.norm.get_buffer("running_mean"), block.norm.get_buffer("running_var")
+        scale = block.norm.weight.double() / (variance.double() + block.norm.eps).sqrt()
         weight = block.conv.weight.double() * scale[:, None, None, None]
-        layers.append((weight, norm.bias.double() - norm.running_mean.double() * scale))
-    layers.append((discriminator.last.weight.double(), discriminator.last.bias.double()))
+        layers.append((weight, block.norm.bias.double() - mean.double() * scale))
+    last_bias = discriminator.last.get_parameter("bias")
+    layers.append((discriminator.last.weight.double(), last_bias.double()))
     low, high = input_range
     weight, bias = layers[0]
     layers[0] = (weight * (high - low), bias + low * weight.sum(dim=(1, 2, 3)))
@@ -99,8 +106,8 @@ def weight_file(trained: Trained) -> bytes:
         "config": json.loads(config.to_json()),
         "image": asdict(source),
         "license": "MIT",
-        "code_commit": code_commit(),
-        "versions": {"task_losses": task_losses.__version__, "torch": torch.__version__},
+        "code_commit": trained.origin["commit"],
+        "versions": {"task_losses": task_losses.__version__, "torch": trained.origin["torch"]},
     }
     return serialize_weights(tensors, config.architecture, info)
 
@@ -121,8 +128,11 @@ def largest_error(trained: Trained, loss: TaskLoss) -> float:
     return worst
 
 
-def manifest_entry(filename: str, data: bytes, weights: Weights) -> dict[str, Any]:
-    """What the manifest says of a weight file."""
+def manifest_entry(filename: str, data: bytes, weights: Weights, origin: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a weight file.
+
+    The cost of the training stands here and not in the file, whose bytes a second training is to reproduce.
+    """
     config = weights.info["config"]
     defaults = asdict(Config())
     changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != defaults[k]}
@@ -137,6 +147,7 @@ def manifest_entry(filename: str, data: bytes, weights: Weights) -> dict[str, An
         "command": " ".join(["python -m training.train --task", weights.info["task"], *flags]),
         "code_commit": weights.info["code_commit"],
         "versions": weights.info["versions"],
+        "cost": {key: origin[key] for key in ("seconds", "processor", "threads", "gpu")},
     }
 
 
@@ -175,15 +186,6 @@ def write_whole(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
-def code_commit() -> str:
-    """The commit of the code, marked when files differ from it."""
-    try:
-        described = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def export(folder: RunFolder, version: str | None = None) -> Path:
     """Writes, reads back and compares; see the module's description.
 
@@ -207,7 +209,7 @@ def export(folder: RunFolder, version: str | None = None) -> Path:
             f"{TOLERANCE:.0e}; the file was removed"
         )
     filename = f"{task}-{version}.safetensors" if version else path.name
-    entry = manifest_entry(filename, data, parse_weights(data, source=str(path)))
+    entry = manifest_entry(filename, data, parse_weights(data, source=str(path)), trained.origin)
     write_whole(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
     print(f"{path}: {len(data)} bytes, sha256 {entry['sha256']}")
     print(f"features equal the trained networks' to {error:.1e} of their range")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from task_losses.pyramid import level_size, resize
 
-# Photographs that the scikit-image wheel holds, with the licence that its data/README.txt states.
+# Photographs that the scikit-image wheel holds, with the licence that scikit-image states.
 SKIMAGE_LICENCES = {
     "chelsea": "CC0 1.0, photograph by Stefan van der Walt",
     "coffee": "CC0 1.0, photograph by Rachel Michetti",
@@ -65,10 +65,10 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
     return image, Source(shown, licence or "not stated", hashlib.sha256(data).hexdigest())
 
 
-def save_picture(image: Tensor, path: Path) -> None:
-    """Writes (1, 3, H, W) in [0, 1] as an 8-bit picture."""
+def picture(image: Tensor) -> Image.Image:
+    """(1, 3, H, W) in [0, 1] as an 8-bit picture."""
     pixels = (image[0].detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(path)
+    return Image.fromarray(pixels)
 
 
 def pyramid(image: Tensor, scales: int, ratio: float, longest_side: int) -> list[Tensor]:

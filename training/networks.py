@@ -29,7 +29,7 @@ class Network(nn.Module):
 
     def __init__(self, channels: int, outputs: int, depth: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(3 if i == 0 else channels, channels) for i in range(depth - 1))
+        self.blocks = nn.Sequential(*(Block(3 if i == 0 else channels, channels) for i in range(depth - 1)))
         self.last = nn.Conv2d(channels, outputs, 3)
         nn.init.normal_(self.last.weight, 0.0, 0.02)
 

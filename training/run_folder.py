@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from training.config import Config
-from training.images import save_picture
+from training.images import picture
 
 FLUSH_EVERY = 25
 
@@ -116,7 +116,7 @@ class RunFolder:
             )
 
     def save_preview(self, scale: int, pictures: Sequence[Tensor]) -> None:
-        save_picture(torch.cat(list(pictures), dim=3), self.path / f"scale{scale}.png")
+        picture(torch.cat(list(pictures), dim=3)).save(self.path / f"scale{scale}.png")
 
     def save_curves(self) -> None:
         """Draws ``losses.png`` from ``losses.csv``."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from training.distortions import make_distortion, uniform
 from training.images import open_image, pyramid, resize_clipped
 from training.networks import Discriminator, Generator, Network
 from training.objectives import critic_loss, generator_loss
+from training.provenance import machine
 from training.run_folder import RunFolder
 
 
@@ -38,6 +40,7 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
     levels = pyramid(source, config.scales, config.ratio, config.longest_side)
     distort = make_distortion(config)
     draws = torch.Generator().manual_seed(config.seed)
+    origin, begun = machine() | {"seconds": 0.0}, time.monotonic()
 
     finished: list[dict[str, Tensor]] = []
     coarser, *levels = levels
@@ -47,32 +50,41 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
             checkpoint[key] for key in ("finished", "coarser", "scale", "step", "state")
         )
         draws.set_state(checkpoint["draws"])
+        origin["seconds"] = json.loads(checkpoint["origin"])["seconds"]
 
     pixels = [level.shape[2] * level.shape[3] for level in levels]
     progress = tqdm(
         total=config.steps * sum(pixels),  # a step's time grows with its pixels: so "left" is honest
         initial=config.steps * sum(pixels[:scale]) + step * sum(pixels[scale : scale + 1]),
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left, {postfix}",
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}",
+        mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
     )
+
+    def save(state: dict[str, Any]) -> None:
+        """Keeps everything that a resumed run needs to go on as if it had never stopped."""
+        spent = origin | {"seconds": round(origin["seconds"] + time.monotonic() - begun, 1)}
+        content = {"finished": finished, "coarser": coarser, "scale": scale, "step": step, "state": state}
+        folder.save_checkpoint({**content, "draws": draws.get_state(), "origin": json.dumps(spent)}, config)
+
     while scale < config.scales:
         progress.set_description(f"scale {scale + 1}/{config.scales}")
         current = Scale(config, scale, device)
         if state is not None:  # a checkpoint's, or the coarser scale's
             current.load_state(state, same_scale=step > 0)
         real = levels[scale]
-        upscaled = resize_clipped(coarser, (real.shape[2], real.shape[3]))
+        start = resize_clipped(coarser, (real.shape[2], real.shape[3])) if config.upscale else real
 
         while step < config.steps:
-            losses = current.step(real.to(device), distort(upscaled, draws).to(device), step, draws)
+            losses = current.step(real.to(device), distort(start, draws).to(device), step, draws)
             folder.log(scale * config.steps + step, scale, losses)
             step += 1
             rate = progress.format_dict["rate"] or 0
             progress.set_postfix_str(f"{rate / pixels[scale]:.1f} steps/s", refresh=False)
             progress.update(pixels[scale])
             if step % config.checkpoint_every == 0 and step < config.steps:
-                save(folder, config, finished, coarser, scale, step, draws, current.state())
+                save(current.state())
 
-        distorted = distort(upscaled, draws)
+        distorted = distort(start, draws)
         attempt = current.attempt(distorted.to(device)).cpu()
         folder.save_preview(scale, (real, distorted, attempt))
         # With a generator the next scale builds on its output, otherwise on the true level.
@@ -80,25 +92,10 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
         state = current.state()
         finished.append({name: value.cpu() for name, value in state["discriminator"].items()})
         scale, step = scale + 1, 0
-        save(folder, config, finished, coarser, scale, step, draws, state)
+        save(state)
     progress.close()
     folder.save_curves()
     folder.close()
-
-
-def save(
-    folder: RunFolder,
-    config: Config,
-    finished: list[dict[str, Tensor]],
-    coarser: Tensor,
-    scale: int,
-    step: int,
-    draws: torch.Generator,
-    state: dict[str, Any],
-) -> None:
-    """Keeps everything that a resumed run needs to go on as if it had never stopped."""
-    content = {"finished": finished, "coarser": coarser, "scale": scale, "step": step}
-    folder.save_checkpoint({**content, "draws": draws.get_state(), "state": state}, config)
 
 
 class Scale:

@@ -1,0 +1,139 @@
+"""Export: folding is exact, the file is read back, released weights are safe."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from task_losses import TaskLoss, WeightsError
+from training import export, train
+from training.networks import Discriminator
+from training.run_folder import RunFolder
+
+SMALL = ["--task", "jpeg", "--scales", "2", "--longest-side", "24", "--channels", "4", "--steps", "4"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "jpeg"
+    assert train.main(["--out", str(path), *SMALL, "--input-range", "-1", "1"]) == 0
+    return RunFolder(path)
+
+
+def lively(width=6):
+    """A discriminator with running statistics and affine numbers that are not the initial ones."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(width)
+    for block in discriminator.blocks:
+        torch.nn.init.normal_(block.norm.running_mean)
+        torch.nn.init.uniform_(block.norm.running_var, 0.2, 3)
+        torch.nn.init.normal_(block.norm.bias)
+    return discriminator.eval().double()
+
+
+@pytest.mark.parametrize("input_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+@torch.no_grad()
+def test_folding_changes_no_feature(input_range):
+    discriminator = lively()
+    low, high = input_range
+    image = torch.rand(1, 3, 17, 19, dtype=torch.float64)
+    x = image
+    for index, (weight, bias) in enumerate(export.fold(discriminator, input_range)):
+        x = F.conv2d(x, weight.double(), bias.double())
+        x = F.leaky_relu(x, 0.2) if index < 4 else x
+        expected = discriminator.outputs(low + (high - low) * image)[index]
+        assert (x - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_the_file_is_reproducible_and_says_where_it_is_from(finished):
+    first = export.export(finished).read_bytes()
+    assert export.export(finished).read_bytes() == first
+    info = TaskLoss(finished.path / "jpeg.safetensors").weights_info
+    assert info["image"]["name"] == "skimage:chelsea"
+    assert "CC0" in info["image"]["licence"]
+    assert info["config"]["steps"] == 4
+    assert len(info["code_commit"].split("-")[0]) in (40, len("unknown"))
+    assert info["versions"]["torch"] == torch.__version__
+
+
+def test_the_manifest_entry_describes_the_file(finished):
+    import hashlib
+
+    data = export.export(finished).read_bytes()
+    entry = json.loads((finished.path / "manifest_entry.json").read_text())
+    assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+    assert entry["size"] == len(data)
+    assert entry["architecture"]["channels"] == [4, 4]
+    assert entry["cost"]["seconds"] > 0
+
+
+def test_the_command_in_the_entry_makes_the_same_weights(finished, tmp_path):
+    export.export(finished)
+    entry = json.loads((finished.path / "manifest_entry.json").read_text())
+    flags = entry["command"].removeprefix("python -m training.train ").split()
+    assert train.main(["--out", str(tmp_path), *flags]) == 0
+    weights = [TaskLoss(export.export(folder)).discriminators[1].weight2 for folder in (finished, RunFolder(tmp_path))]
+    assert torch.equal(*weights)
+
+
+def test_features_that_differ_are_caught(finished, monkeypatch):
+    honest = export.fold
+
+    def wrong(discriminator, input_range):
+        (weight, bias), *rest = honest(discriminator, input_range)
+        return [(weight, bias + 0.01 * bias.abs().max()), *rest]
+
+    monkeypatch.setattr(export, "fold", wrong)
+    with pytest.raises(WeightsError, match="features differ"):
+        export.export(finished)
+    assert not (finished.path / "jpeg.safetensors").exists()
+
+
+def test_an_unfinished_run_is_refused(tmp_path, monkeypatch, capsys):
+    count = 0
+    honest = train.Scale.step
+
+    def dying(self, *arguments):
+        nonlocal count
+        count += 1
+        if count > 4:
+            raise KeyboardInterrupt
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(train.Scale, "step", dying)
+    assert train.main(["--out", str(tmp_path), *SMALL]) == 130
+    assert export.main([str(tmp_path)]) == 2
+    assert "has finished 1 of 2 scales" in capsys.readouterr().err
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "task_losses").mkdir()
+    manifest = {"schema": 1, "version": "1", "repo_id": "a/b", "revision": "c" * 40, "license": "MIT", "weights": {}}
+    (tmp_path / "weights_manifest.json").write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def released(project):
+    return json.loads((project / "weights_manifest.json").read_text())
+
+
+def test_a_release_updates_the_manifest_and_takes_back_the_pin(project):
+    entry = {"filename": "jpeg-v1.safetensors", "sha256": "1", "size": 3}
+    export.release(entry, "jpeg", b"one", root=project)
+    assert (project / "task_losses/weights/jpeg-v1.safetensors").read_bytes() == b"one"
+    assert released(project)["weights"]["jpeg"] == entry
+    assert released(project)["revision"] is None
+
+
+def test_a_published_weight_never_changes(project):
+    entry = {"filename": "jpeg-v1.safetensors", "sha256": "1", "size": 3}
+    export.release(entry, "jpeg", b"one", root=project)
+    manifest = released(project) | {"revision": "d" * 40}
+    (project / "weights_manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="another version"):
+        export.release(entry | {"sha256": "2"}, "jpeg", b"two", root=project)
+    assert (project / "task_losses/weights/jpeg-v1.safetensors").read_bytes() == b"one"
+    export.release(entry | {"filename": "jpeg-v2.safetensors", "sha256": "2"}, "jpeg", b"two", root=project)
+    assert [path.name for path in (project / "task_losses/weights").iterdir()] == ["jpeg-v2.safetensors"]

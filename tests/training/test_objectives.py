@@ -1,0 +1,85 @@
+"""The objectives of phase 1, in float64, against values known by other means."""
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from training.networks import Discriminator, Generator
+from training.objectives import critic_loss, generator_loss, gradient_penalty
+
+
+@pytest.fixture
+def images():
+    draws = torch.Generator().manual_seed(0)
+    real, fake = (torch.rand(1, 3, 15, 13, dtype=torch.float64, generator=draws) for _ in range(2))
+    return real, fake
+
+
+def linear_critic(weight):
+    critic = nn.Conv2d(3, 1, 1, bias=False).double()
+    critic.weight = nn.Parameter(weight.view(1, 3, 1, 1))
+    return critic
+
+
+def test_penalty_of_a_linear_critic_is_known(images):
+    weight = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64)
+    penalty = gradient_penalty(linear_critic(weight), *images, mix=0.4)
+    assert penalty.item() == pytest.approx((weight.norm().item() - 1) ** 2, rel=1e-12)
+
+
+def test_penalty_looks_between_the_images(images):
+    real, fake = images
+    seen = []
+
+    def critic(x):
+        seen.append(x.detach())
+        return x.square()
+
+    gradient_penalty(critic, real, fake, mix=0.25)
+    torch.testing.assert_close(seen[0], 0.25 * real + 0.75 * fake)
+
+
+def test_penalty_gradient_by_the_weights_is_right(images):
+    """The penalty is differentiated through a gradient: compare with finite differences."""
+    torch.manual_seed(0)
+    critic = Discriminator(4).double()
+    names = [name for name, _ in critic.named_parameters()]
+    values = [(p.detach() * 5).requires_grad_() for p in critic.parameters()]
+
+    def penalty(*weights):
+        state = dict(zip(names, weights, strict=True))
+        return gradient_penalty(lambda x: functional_call(critic, state, (x,)), *images, mix=0.3)
+
+    assert torch.autograd.gradcheck(penalty, values, fast_mode=True)
+
+
+def test_critic_loss_adds_up(images):
+    real, fake = images
+    critic = linear_critic(torch.tensor([1.0, 2.0, -0.5], dtype=torch.float64))
+    judged = critic_loss(critic, real, fake, mix=0.5, penalty_weight=0.1)
+    assert judged.distance.item() == pytest.approx((critic(real).mean() - critic(fake).mean()).item())
+    assert judged.total.item() == pytest.approx(0.1 * judged.penalty.item() - judged.distance.item())
+
+
+def test_generator_loss_adds_up(images):
+    real, restored = images
+    critic = linear_critic(torch.tensor([1.0, 2.0, -0.5], dtype=torch.float64))
+    made = generator_loss(critic, real, restored, weight=10)
+    assert made.adversarial.item() == pytest.approx(-critic(restored).mean().item())
+    assert made.reconstruction.item() == pytest.approx((restored - real).square().mean().item())
+    assert made.total.item() == pytest.approx(made.adversarial.item() + 10 * made.reconstruction.item())
+
+
+def test_shapes_of_the_networks():
+    image = torch.rand(2, 3, 20, 17)
+    assert Discriminator(8)(image).shape == (2, 1, 10, 7)
+    assert Generator(8)(image).shape == image.shape
+
+
+def test_a_generator_of_zeros_passes_the_image_on():
+    generator = Generator(4)
+    nn.init.zeros_(generator.last.weight)
+    nn.init.zeros_(generator.last.bias)
+    image = torch.rand(1, 3, 20, 17)
+    torch.testing.assert_close(generator(image), image)

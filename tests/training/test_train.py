@@ -1,0 +1,158 @@
+"""Training from one image, end to end on a small pyramid."""
+
+import csv
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from task_losses import TaskLoss
+from training import export, train
+from training.config import Config
+from training.run_folder import RunFolder
+
+SMALL = ["--scales", "2", "--longest-side", "24", "--channels", "4", "--steps", "6", "--checkpoint-every", "2"]
+
+
+def run(out, *flags):
+    return train.main(["--out", str(out), *SMALL, *flags])
+
+
+def finished_weights(out):
+    return RunFolder(out).load_checkpoint()["finished"]
+
+
+def assert_same_weights(first, second):
+    assert len(first) == len(second) == 2
+    for a, b in zip(first, second, strict=True):
+        for name in a:
+            assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("flags", [["--task", "sr"], ["--task", "denoise"], ["--task", "jpeg"]], ids=lambda f: f[1])
+@pytest.mark.parametrize("form", ["--no-generator", "--generator"])
+def test_training_gives_a_loss(tmp_path, flags, form):
+    assert run(tmp_path, *flags, form) == 0
+    path = export.export(RunFolder(tmp_path))
+    loss = TaskLoss(path)
+    assert loss.weights_info["task"] == flags[1]
+    x = torch.rand(1, 3, 20, 20, requires_grad=True)
+    loss(x, torch.rand(1, 3, 20, 20)).backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_training_changes_the_weights_and_learns(tmp_path):
+    run(tmp_path, "--task", "denoise", "--steps", "60")
+    rows = list(csv.DictReader((tmp_path / "losses.csv").open()))
+    distances = [float(row["critic_distance"]) for row in rows if row["scale"] == "0"]
+    # At the start the critic cannot tell, at the end it scores the clean level clearly higher.
+    assert abs(distances[0]) < 0.05
+    assert sum(distances[-10:]) / 10 > 0.1
+
+
+def test_one_seed_gives_one_result(tmp_path):
+    for folder in ("a", "b"):
+        run(tmp_path / folder, "--task", "denoise", "--seed", "5")
+    run(tmp_path / "c", "--task", "denoise", "--seed", "6")
+    assert_same_weights(finished_weights(tmp_path / "a"), finished_weights(tmp_path / "b"))
+    weights = [finished_weights(tmp_path / folder)[0]["last.weight"] for folder in "ac"]
+    assert not torch.equal(*weights)
+
+
+# Killed in the middle of a scale, at its first checkpoint, and when a scale has just ended.
+@pytest.mark.parametrize("killed_after", [3, 5, 6, 9])
+@pytest.mark.parametrize("form", ["--no-generator", "--generator"])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, killed_after, form):
+    run(tmp_path / "whole", "--task", "denoise", form)
+    count = 0
+    honest = train.Scale.step
+
+    def dying(self, *arguments):
+        nonlocal count
+        count += 1
+        if count > killed_after:
+            raise KeyboardInterrupt
+        return honest(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Scale, "step", dying)
+        assert run(tmp_path / "broken", "--task", "denoise", form) == 130
+    assert train.main(["--out", str(tmp_path / "broken"), "--resume"]) == 0
+    assert_same_weights(finished_weights(tmp_path / "whole"), finished_weights(tmp_path / "broken"))
+    logs = [(tmp_path / name / "losses.csv").read_text() for name in ("whole", "broken")]
+    assert logs[0] == logs[1]
+
+
+def test_a_run_leaves_logs_pictures_and_curves(tmp_path):
+    run(tmp_path, "--task", "jpeg", "--generator")
+    rows = list(csv.DictReader((tmp_path / "losses.csv").open()))
+    assert [int(row["step"]) for row in rows] == list(range(12))
+    assert {row["scale"] for row in rows} == {"0", "1"}
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("scale1/reconstruction")]
+    assert logged == pytest.approx([float(row["reconstruction"]) for row in rows if row["scale"] == "1"], rel=1e-5)
+    for name in ("losses.png", "scale0.png", "scale1.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert Config.from_dict(json.loads((tmp_path / "config.json").read_text())).task == "jpeg"
+
+
+def test_dry_run_prints_the_settings_and_makes_nothing(tmp_path, capsys):
+    assert run(tmp_path / "new", "--task", "sr", "--dry-run") == 0
+    assert json.loads(capsys.readouterr().out)["longest_side"] == 24
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_is_never_overwritten(tmp_path, capsys):
+    run(tmp_path, "--task", "denoise")
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    assert run(tmp_path, "--task", "denoise") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path, capsys):
+    run(tmp_path, "--task", "denoise")
+    assert train.main(["--out", str(tmp_path), "--resume", "--lr", "1"]) == 2
+    assert "'lr': 1.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resume"], "no checkpoint to resume"),
+        (["--task", "rain"], "name your own with --distortion"),
+        (["--task", "sr", "--no-upscale"], "no distortion to learn from"),
+        (["--image", "no-such-file.png"], "cannot read the image"),
+        (["--image", "skimage:nobody"], "no such photograph"),
+        (["--jpeg-quality", "90", "10"], "jpeg-quality must be"),
+        (["--channels", "8", "8", "8"], "one per scale"),
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--device", "cuda:99"], "no CUDA device"),
+    ],
+)
+def test_bad_settings_end_with_a_clear_error_before_any_work(tmp_path, capsys, flags, message):
+    if "--device" in flags and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    assert run(tmp_path / "new", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_losses_that_explode_stop_the_run(tmp_path, capsys):
+    assert run(tmp_path, "--task", "denoise", "--lr", "1e38", "--steps", "30") == 2
+    assert "stopped being finite" in capsys.readouterr().err
+
+
+def test_own_image_and_distortion(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rain.py").write_text("def fall(image, generator): return image.roll(1, -1)\n")
+    Image.effect_noise((40, 30), 60).save("photo.png")
+    flags = ["--task", "rain", "--distortion", "rain:fall", "--image", "photo.png", "--image-licence", "mine"]
+    assert run(tmp_path / "run", *flags) == 0
+    loss = TaskLoss(export.export(RunFolder(tmp_path / "run")))
+    assert loss.weights_info["image"]["name"] == "photo.png"
+    assert loss.weights_info["image"]["licence"] == "mine"

@@ -1,0 +1,151 @@
+"""Image quality metrics, each optional: a missing package leaves an empty column."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Score = Callable[[Tensor, Tensor], float]  # restored, reference: (1, 3, H, W) in [0, 1]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the tables.
+
+    Attributes:
+        load: makes the scoring function; raises ImportError where its package is missing.
+        package: what to install for it.
+        digits: decimals shown.
+    """
+
+    title: str
+    higher_is_better: bool
+    load: Callable[[], Score]
+    package: str
+    digits: int = 4
+
+
+def _psnr() -> Score:
+    def score(restored: Tensor, reference: Tensor) -> float:
+        error = (restored.double() - reference.double()).square().mean().clamp(min=1e-10)
+        return float(-10 * error.log10())
+
+    return score
+
+
+def _ssim() -> Score:
+    from skimage.metrics import structural_similarity
+
+    def score(restored: Tensor, reference: Tensor) -> float:
+        # The window of Wang et al. 2004, mean over RGB.
+        return float(
+            structural_similarity(  # type: ignore[no-untyped-call]
+                _pixels(restored),
+                _pixels(reference),
+                channel_axis=2,
+                data_range=1.0,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+            )
+        )
+
+    return score
+
+
+def _stlpips() -> Score:
+    network = load_stlpips("alex")
+
+    def score(restored: Tensor, reference: Tensor) -> float:
+        return float(network(2 * restored - 1, 2 * reference - 1))
+
+    return score
+
+
+def _cvvdp() -> Score:
+    import pycvvdp
+
+    metric = pycvvdp.cvvdp(display_name="standard_fhd", device=torch.device("cpu"), quiet=True)
+    return lambda restored, reference: metric.predict(restored, reference, dim_order="BCHW")[0].item()
+
+
+def _flip() -> Score:
+    import flip_evaluator
+
+    return lambda restored, reference: float(
+        flip_evaluator.evaluate(_pixels(reference), _pixels(restored), "LDR", applyMagma=False)[1]
+    )
+
+
+def _piq(name: str) -> Callable[[], Score]:
+    def load() -> Score:
+        import piq
+
+        function = getattr(piq, name)
+        return lambda restored, reference: function(restored, reference).item()
+
+    return load
+
+
+# In the order of the tables' columns.
+METRICS: dict[str, Metric] = {
+    "psnr": Metric("PSNR", True, _psnr, "torch", digits=3),
+    "ssim": Metric("SSIM", True, _ssim, "scikit-image"),
+    "stlpips": Metric("ST-LPIPS", False, _stlpips, "stlpips-pytorch (with IPython and torchsummary)"),
+    "cvvdp": Metric("CVVDP", True, _cvvdp, "cvvdp"),
+    "flip": Metric("FLIP", False, _flip, "flip-evaluator"),
+    "gmsd": Metric("GMSD", False, _piq("gmsd"), "piq"),
+    "haarpsi": Metric("HaarPSI", True, _piq("haarpsi"), "piq"),
+    "vsi": Metric("VSI", True, _piq("vsi"), "piq"),
+}
+
+
+def load_metrics(names: Sequence[str]) -> dict[str, Score]:
+    """Scoring functions of those metrics whose packages are here; one line on stderr for each that is not.
+
+    Raises:
+        ValueError: there is no metric of such a name.
+    """
+    unknown = sorted(set(names) - set(METRICS))
+    if unknown:
+        raise ValueError(f"no such metric: {', '.join(unknown)}; there are {', '.join(METRICS)}")
+    loaded = {name: _load(name) for name in names}
+    return {name: score for name, score in loaded.items() if score is not None}
+
+
+@cache
+def _load(name: str) -> Score | None:
+    metric = METRICS[name]
+    try:
+        return metric.load()
+    except ImportError as error:
+        print(f"{metric.title} stays empty: {error}; pip install {metric.package}", file=sys.stderr)
+        return None
+
+
+@torch.no_grad()
+def measure(restored: Tensor, reference: Tensor, scores: dict[str, Score]) -> dict[str, float]:
+    """Scores of one restored image, rounded to 8 bits as a stored picture is."""
+    stored = (restored.clamp(0, 1) * 255).round() / 255
+    return {name: score(stored, reference) for name, score in scores.items()}
+
+
+def load_stlpips(trunk: str) -> torch.nn.Module:
+    """Shift-tolerant LPIPS on images in [-1, 1], its distances as (N, 1, 1, 1); trunk: ``"alex"`` or ``"vgg"``."""
+    from stlpips_pytorch import stlpips
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces itself
+        network: torch.nn.Module = stlpips.LPIPS(net=trunk, variant="shift_tolerant")
+    return network.eval().requires_grad_(False)
+
+
+def _pixels(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy().astype(np.float32))
