@@ -8,16 +8,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, WeightsError, __version__
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, WeightsError, WeightsUnavailable, __version__
 from task_losses.discriminator import Architecture
+from task_losses.hub import HubOptions
 from task_losses.losses import RESOLUTIONS
 from task_losses.pictures import PictureError, read_picture, write_heat_map
+from task_losses.sources import is_published, load_weights, pinned_weights
+from task_losses.weights import Weights, embedded_weights
 
 LOSSES: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
 
@@ -93,6 +97,53 @@ def describe(loss: TaskLoss) -> dict[str, Any]:
     }
 
 
+def download(options: argparse.Namespace) -> int:
+    """Fetches weights from the Hub into its cache, for machines without network."""
+    hub_options = HubOptions(cache_dir=options.cache_dir)
+    if options.repository is not None:
+        weights = load_weights(options.repository, options.task, options.revision, hub_options)
+        print(f"{weights.info['task']:<8} {weights.source}  sha256 {weights.sha256}")
+        return 0
+    if options.revision is not None:
+        raise ValueError("--revision belongs to a repository; the released weights' revision is pinned")
+    for task in [options.task] if options.task else LOSSES:
+        if not is_published():
+            weights = embedded_weights(task)
+            note = "inside the package; this version is not on the Hub, there is nothing to download"
+        else:
+            weights = pinned_weights(task, hub_options)
+            note = "was in the cache" if weights.source == "cache" else "downloaded"
+        print(f"{task:<8} sha256 {weights.sha256}  {note}")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Checks every copy of the weights that is here: hash, names, shapes, finite values."""
+    result = 0
+    for name, load, expected in _copies(options):
+        try:
+            print(f"ok      {name}  sha256 {load().sha256}")
+        except WeightsError as error:
+            if isinstance(error, WeightsUnavailable) and not expected:
+                print(f"absent  {name}")
+                continue
+            print(f"FAILED  {name}: {error}")
+            result = WEIGHTS_FAILED
+    return result
+
+
+def _copies(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Weights], bool]]:
+    """What is to be verified: its name, its loader, and whether it has to be there."""
+    if options.weights is not None:
+        yield options.weights, partial(load_weights, options.weights, options.task), True
+        return
+    cached = HubOptions(cache_dir=options.cache_dir, local_files_only=True)
+    for task in [options.task] if options.task else LOSSES:
+        yield f"{task}, in the package", partial(embedded_weights, task), True
+        if is_published():
+            yield f"{task}, in the cache of the Hub", partial(pinned_weights, task, cached), False
+
+
 def _identity(loss: TaskLoss) -> dict[str, Any]:
     return {"task": loss.weights_info["task"], "source": loss.weights_source, "sha256": loss.weights_sha256}
 
@@ -145,18 +196,30 @@ def _parser() -> argparse.ArgumentParser:
 
     which = argparse.ArgumentParser(add_help=False)
     which.add_argument("--task", choices=LOSSES, help="the released weights of a task")
-    which.add_argument("--weights", metavar="PATH", help="a weight file of your own, for the task if one is given")
-    which.add_argument("--json", action="store_true", help="print JSON")
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--weights", metavar="PATH", help="weights of your own: a file, a folder or owner/repo")
+    form = argparse.ArgumentParser(add_help=False)
+    form.add_argument("--json", action="store_true", help="print JSON")
+    cache = argparse.ArgumentParser(add_help=False)
+    cache.add_argument("--cache-dir", metavar="DIR", help="another cache than the Hub's usual one")
 
-    command = commands.add_parser("score", parents=[which], help="distance of a picture from its reference")
+    command = commands.add_parser("score", parents=[which, own, form], help="distance of a picture from its reference")
     command.add_argument("reference", type=Path)
     command.add_argument("image", type=Path)
     command.add_argument("--map", metavar="OUT.png", type=Path, help="write a picture of where the distance comes from")
     command.add_argument("--resolution", choices=RESOLUTIONS, default="pyramid", help="default: %(default)s")
     command.set_defaults(run=score)
 
-    command = commands.add_parser("info", parents=[which], help="which weights are in use, and where they come from")
+    command = commands.add_parser("info", parents=[which, own, form], help="which weights are in use, and their origin")
     command.set_defaults(run=info)
+
+    command = commands.add_parser("download", parents=[which, cache], help="fetch weights from the Hub into its cache")
+    command.add_argument("repository", nargs="?", metavar="owner/repo", help="default: the released weights")
+    command.add_argument("--revision", help="branch, tag or commit of the repository")
+    command.set_defaults(run=download)
+
+    command = commands.add_parser("verify", parents=[which, own, cache], help="check the copies of the weights here")
+    command.set_defaults(run=verify)
     return parser
 
 

@@ -111,21 +111,14 @@ def released_weights(task: str, options: HubOptions) -> Weights:
     mode = os.environ.get(MODE_VARIABLE) or "auto"
     if mode not in MODES:
         raise ValueError(f"{MODE_VARIABLE} must be one of {', '.join(MODES)}; got {mode!r}")
-    released = manifest()
-    revision = released.get("revision")
     if mode == "hub":
-        if revision is None:
-            raise WeightsNotFound(
-                f"the weights of this version are not on the Hub: its manifest pins no revision. Unset "
-                f"{MODE_VARIABLE}=hub to use the copy inside the package"
-            )
-        return _pinned_weights(task, released, options)
-    if mode == "embedded" or revision is None:
+        return pinned_weights(task, options)
+    if mode == "embedded" or not is_published():
         return embedded_weights(task)
     if options.endpoint in _given_up:
         options = replace(options, local_files_only=True)
     try:
-        return _pinned_weights(task, released, options)
+        return pinned_weights(task, options)
     except WeightsIntegrity as error:
         warnings.warn(f"{error}; using the copy inside the package", stacklevel=4)
     except WeightsError as error:
@@ -135,7 +128,23 @@ def released_weights(task: str, options: HubOptions) -> Weights:
     return embedded_weights(task)
 
 
-def _pinned_weights(task: str, released: dict[str, Any], options: HubOptions) -> Weights:
+def is_published() -> bool:
+    """Whether the released weights of this version are on the Hub."""
+    return manifest().get("revision") is not None
+
+
+def pinned_weights(task: str, options: HubOptions) -> Weights:
+    """The released weights of a task from the Hub's cache or the Hub, never from the package.
+
+    Raises:
+        WeightsError: the manifest pins no revision of the Hub's repository, or as for :func:`released_weights`.
+    """
+    released = manifest()
+    if not is_published():
+        raise WeightsNotFound(
+            "the weights of this version are not on the Hub: its manifest pins no revision. Use the copy inside the "
+            f"package: unset {MODE_VARIABLE} if it says hub"
+        )
     task, entry = _choose(released, task, name="the package's manifest")
     file = HubFile(released["repo_id"], released["revision"], entry["filename"])
     fetched = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)

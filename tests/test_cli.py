@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from task_losses import JPEGLoss, TaskLoss
-from task_losses.__main__ import main
+from task_losses.__main__ import LOSSES, main
 from task_losses.discriminator import Architecture
 from task_losses.pictures import PictureError, read_picture, write_heat_map
 from task_losses.weights import serialize_weights, tensor_shapes
@@ -194,6 +194,38 @@ class TestInfo:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert str(weights) in done.stdout
+
+
+class TestVerify:
+    def test_the_copies_in_the_package(self, capsys: Captured) -> None:
+        assert main(["verify"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[:2] for line in lines if "package" in line] == [["ok", f"{task},"] for task in LOSSES]
+        assert all(LOSSES[line.split()[1][:-1]]().weights_sha256 in line for line in lines)
+
+    def test_a_file(self, weights: Path, capsys: Captured) -> None:
+        assert main(["verify", "--weights", str(weights)]) == 0
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() in capsys.readouterr().out
+
+    @pytest.mark.parametrize("damage", ["cut", "gone", "of another task"])
+    def test_wrong_files_fail(self, weights: Path, damage: str, capsys: Captured) -> None:
+        if damage == "cut":
+            weights.write_bytes(weights.read_bytes()[:-1])
+        elif damage == "gone":
+            weights.unlink()
+        task = ["--task", "sr"] if damage == "of another task" else []
+        assert main(["verify", "--weights", str(weights), *task]) == 1
+        assert capsys.readouterr().out.startswith(f"FAILED  {weights}: ")
+
+
+class TestDownload:
+    def test_revision_needs_a_repository(self, capsys: Captured) -> None:
+        assert main(["download", "--revision", "main"]) == 2
+        assert "--revision belongs to a repository" in capsys.readouterr().err
+
+    def test_no_repository(self, capsys: Captured) -> None:
+        assert main(["download", "nothing"]) == 2
+        assert "owner/repo" in capsys.readouterr().err
 
 
 class TestReadPicture:
