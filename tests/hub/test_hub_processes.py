@@ -62,6 +62,20 @@ def test_killed_while_downloading(hub: LocalHub, pinned: Any, tmp_path: Path, ca
     assert (loss.weights_source, loss.weights_sha256) == ("hub", SHA256)
 
 
+@pytest.mark.slow
+def test_silence_in_the_middle_of_a_transfer(hub: LocalHub, pinned: Any, tmp_path: Path) -> None:
+    """The client's own patience: six times HF_HUB_DOWNLOAD_TIMEOUT, and five seconds between."""
+    hub.faults.append(Fault(FILE, method="GET", pace=600))
+    code = f"""
+try: {LOAD}
+except WeightsError as error: print(type(error).__name__, error)
+"""
+    environment = {"TASK_LOSSES_WEIGHTS": "hub", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    printed = finish(start(code, tmp_path, HF_ENDPOINT=hub.endpoint, **environment), seconds=60)
+    assert printed.startswith("WeightsUnavailable ")
+    assert "check the network" in printed
+
+
 def test_file_size_limit(hub: LocalHub, pinned: Any, tmp_path: Path, cache: Path, mode: Mode) -> None:
     """As on a full disk, writing stops half way; this needs no privileges."""
     code = f"""

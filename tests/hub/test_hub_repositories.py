@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hubserver import Fault, LocalHub, sha256
 
 from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
 from task_losses.discriminator import Architecture
-from task_losses.weights import MANIFEST, serialize_weights, tensor_shapes
+from task_losses.weights import MANIFEST, parse_manifest, serialize_weights, tensor_shapes
 
 IMAGES = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
 
@@ -194,44 +195,62 @@ def test_repository_whose_file_is_not_what_its_manifest_names(hub: LocalHub, pus
     assert not list(cache.rglob("*.incomplete"))
 
 
-ENTRY = {"filename": "jpeg.safetensors", "sha256": "0" * 64, "size": 1, "architecture": {}}
-MALFORMED = {
-    "no JSON": b"<html>",
-    "no object": b"[]",
-    "no schema": b"{}",
-    "schema of the future": b'{"schema": 2, "weights": {}}',
-    "no entries": b'{"schema": 1, "weights": {}}',
-    "revision is a tag": b'{"schema": 1, "revision": "v1", "repo_id": "a/b", "weights": {}}',
-    "entry is no object": b'{"schema": 1, "weights": {"jpeg": 1}}',
-    **{
-        f"{key} = {value!r}": json.dumps({"schema": 1, "weights": {"jpeg": {**ENTRY, key: value}}}).encode()
-        for key, value in [
-            ("filename", "../secret.safetensors"),
-            ("filename", "/etc/x.safetensors"),
-            ("filename", "a\\b.safetensors"),
-            ("filename", "weights.bin"),
-            ("filename", None),
-            ("sha256", "abc"),
-            ("sha256", None),
-            ("size", "1"),
-            ("size", True),
-            ("architecture", {}),
-            ("architecture", {"channels": [4], "ratio": 2, "depth": 5, "taps": [1], "slope": 0.2}),
-        ]
-    },
-}
+ARCHITECTURE = {"channels": [4, 4], "ratio": 0.75, "depth": 5, "taps": [1, 4, 5], "slope": 0.2}
+ENTRY = {"filename": "jpeg.safetensors", "sha256": "0" * 64, "size": 1, "architecture": ARCHITECTURE}
 
 
-@pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_manifest(name: str, tmp_path: Path) -> None:
-    (tmp_path / MANIFEST).write_bytes(MALFORMED[name])
+def manifest_of(**change: Any) -> bytes:
+    return json.dumps({"schema": 1, "revision": None, "weights": {"jpeg": ENTRY}, **change}).encode()
+
+
+def manifest_with_entry(**change: Any) -> bytes:
+    return manifest_of(weights={"jpeg": {**ENTRY, **change}})
+
+
+MALFORMED = [
+    (b"<html>", "not JSON"),
+    (b"[]", "expected schema 1, found 'list'"),
+    (b"{}", "expected schema 1, found None"),
+    (manifest_of(schema=2), "expected schema 1, found 2"),
+    (manifest_of(weights={}), "at least one entry"),
+    (manifest_of(weights=[ENTRY]), "at least one entry"),
+    (manifest_of(weights={"jpeg": 1}), "entry 'jpeg': must be an object, found int"),
+    (manifest_of(revision="v1", repo_id="a/b"), "revision must be null or a commit"),
+    (manifest_of(revision="A" * 40, repo_id="a/b"), "revision must be null or a commit"),
+    (manifest_of(revision="a" * 40), "a revision needs the repo_id"),
+    *[
+        (manifest_with_entry(filename=name), "entry 'jpeg': filename must be a plain name")
+        for name in ("../secret.safetensors", "/etc/x.safetensors", "a\\b.safetensors", ".safetensors", "x.bin", None)
+    ],
+    *[
+        (manifest_with_entry(sha256=value), "entry 'jpeg': sha256 must be 64 hexadecimal digits")
+        for value in ("abc", "A" * 64, None)
+    ],
+    *[(manifest_with_entry(size=value), "entry 'jpeg': size must be") for value in ("1", 0, True, None)],
+    *[
+        (manifest_with_entry(architecture={**ARCHITECTURE, **change}), "entry 'jpeg': architecture cannot be used")
+        for change in ({"ratio": 2}, {"slope": 0.1}, {"channels": None}, {"taps": [9]})
+    ],
+    (manifest_with_entry(architecture=None), "entry 'jpeg': architecture cannot be used"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), MALFORMED, ids=range(len(MALFORMED)))
+def test_malformed_manifest(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes(content)
     (tmp_path / "jpeg.safetensors").write_bytes(weight_file("jpeg"))
-    with pytest.raises(WeightsIntegrity, match="is not a weights manifest"):
+    with pytest.raises(WeightsIntegrity, match=f"is not a weights manifest of task-losses: .*{re.escape(message)}"):
         JPEGLoss(tmp_path)
 
 
+def test_sound_manifest() -> None:
+    """What the malformed ones were made from."""
+    assert parse_manifest(manifest_of(), "test")["weights"] == {"jpeg": ENTRY}
+    assert parse_manifest(manifest_of(revision="a" * 40, repo_id="a/b"), "test")["revision"] == "a" * 40
+
+
 def test_malformed_manifest_on_the_hub(hub: LocalHub, cache: Path) -> None:
-    hub.publish("me/odd", {MANIFEST: MALFORMED["schema of the future"]})
+    hub.publish("me/odd", {MANIFEST: manifest_of(schema=2)})
     with pytest.raises(WeightsIntegrity, match="expected schema 1, found 2; a newer file needs a newer task-losses"):
         JPEGLoss("me/odd", endpoint=hub.endpoint, cache_dir=cache)
 
@@ -323,10 +342,18 @@ def test_home_folder(loss: TaskLoss, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_failed_save_leaves_what_was_there(loss: TaskLoss, tmp_path: Path) -> None:
-    (tmp_path / "jpeg.safetensors").mkdir()  # in the way
-    with pytest.raises(OSError, match=r"jpeg\.safetensors"):
-        loss.save_pretrained(tmp_path)
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["trained.safetensors"]
+    resource = pytest.importorskip("resource")
+    folder = tmp_path / "saved"
+    loss.save_pretrained(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as on a full disk, writing stops half way
+    try:
+        with pytest.raises(OSError, match="too large"):
+            JPEGLoss(False).save_pretrained(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_part_of_a_loss_cannot_be_saved(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ FAULTS = {
 }
 SLOW_FAULTS = {  # seconds each: the patience of the probe, or the client's retries
     "hanging": (Fault(FILE, hang=60), WeightsUnavailable, "check the network"),
-    "dripping": (Fault(FILE, drip=0.5), WeightsUnavailable, "no answer within 3 s"),
+    "dripping": (Fault(FILE, drip=0.05), WeightsUnavailable, "no answer within 3 s"),
     "truncated": (Fault(FILE, method="GET", keep=5000), WeightsUnavailable, "received 5000 bytes"),
     "dropped on GET": (Fault(FILE, method="GET", drop=True), WeightsUnavailable, "disconnected"),
 }
@@ -293,8 +293,11 @@ def test_saved_token_that_expired(
         SRLoss(endpoint=hub.endpoint, cache_dir=cache)
 
 
-def test_token_that_was_passed_is_not_dropped(hub: LocalHub, pinned: Any, cache: Path, mode: Mode) -> None:
+def test_token_that_was_passed_is_not_dropped(
+    hub: LocalHub, pinned: Any, cache: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mode("hub")
+    monkeypatch.setenv("HF_TOKEN", "hf_valid")
     with pytest.raises(WeightsNotFound, match="refused access"):
         JPEGLoss(endpoint=hub.endpoint, cache_dir=cache, token="hf_wrong")
 
