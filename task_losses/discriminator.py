@@ -101,6 +101,21 @@ class FrozenDiscriminator(nn.Module):
             [(x - y).square().mean(dim=(1, 2, 3)) for x, y in zip(self(pred), references, strict=True)]
         ).sum(dim=0)
 
+    def distance_map(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Where :meth:`distance` comes from: (N, 1, H, W), not negative, with that distance as its mean.
+
+        A squared feature difference belongs to all pixels that the feature sees, so it is spread evenly over its
+        receptive field. Pixels at the border are seen by fewer features and get less.
+        """
+        height, width = pred.shape[2:]
+        total = pred.new_zeros(len(pred), 1, height, width)
+        for tap, x, y in zip(sorted(self.taps), self(pred), self(target), strict=True):
+            difference = (x - y).square().mean(dim=1, keepdim=True)
+            # A full correlation with a box: the sum stays, the area grows from the features' to the image's.
+            spread = F.avg_pool2d(F.pad(difference, (2 * tap,) * 4), 2 * tap + 1, stride=1)
+            total = total + spread * (height * width / (difference.shape[2] * difference.shape[3]))
+        return total
+
     def distance_and_gradient(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`distance`, and the gradient of each image's distance with respect to ``pred``.
 

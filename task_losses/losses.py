@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -18,25 +20,30 @@ from torch import Tensor, nn
 
 from task_losses.checks import check_choice, check_data_range, check_number, check_pair, check_scales
 from task_losses.discriminator import Architecture, FrozenDiscriminator
-from task_losses.pyramid import level_size, resize, resize_adjoint
-from task_losses.weights import Weights, load_weights, random_weights
+from task_losses.hub import HubOptions
+from task_losses.pyramid import level_size, resize, resize_adjoint, resize_area
+from task_losses.sharing import SharingMixin
+from task_losses.sources import check_no_hub_options, load_weights
+from task_losses.weights import Weights, random_weights
 
 REDUCTIONS = ("mean", "sum", "none")
 RESOLUTIONS = ("pyramid", "full")
 
 
-class TaskLoss(nn.Module):
+class TaskLoss(SharingMixin, nn.Module):
     """A loss for training image-restoration networks, made from frozen discriminators.
 
-    Use :class:`SRLoss`, :class:`DenoiseLoss` or :class:`JPEGLoss` for the released weights, or this class with the
-    path of weights that you trained for your own distortion.
+    Use :class:`SRLoss`, :class:`DenoiseLoss` or :class:`JPEGLoss` for the released weights, or this class with
+    weights that you or others trained for another distortion.
 
     The loss is zero if all features agree, and positive otherwise. It has no parameters, its ``state_dict()`` is
     empty, and ``train()`` changes nothing, so it can be a submodule of anything.
 
     Args:
-        pretrained: True for the released weights of this class's task; a path for a ``.safetensors`` file written
-            by ``python -m training.export``; False for random weights (a control for experiments).
+        pretrained: True for the released weights of this class's task; a path for a ``.safetensors`` file or a
+            folder written by :meth:`save_pretrained`; ``"owner/repo"`` for a Hub repository written by
+            :meth:`push_to_hub`; False for random weights (a control for experiments). A string is a path if it
+            ends with ``.safetensors`` or starts with ``.``, ``/`` or ``~``.
         loss_weight: factor of the result.
         reduction: ``"mean"`` over the images of a batch, ``"sum"`` over them, or ``"none"``: one value per image.
         data_range: range of the images. A number r means [0, r]; a pair means [low, high]. Values outside are
@@ -44,10 +51,19 @@ class TaskLoss(nn.Module):
         scales: which discriminators take part, as indices from 0 (coarsest) up; None for all.
         resolution: ``"pyramid"`` feeds each discriminator the pyramid level of its scale; ``"full"`` feeds every one
             the image itself, the rule of the authors' code (slower, see docs/method.md).
+        revision: branch, tag or commit of a Hub repository; None for its main branch.
+        token, cache_dir, endpoint, local_files_only: how to reach the Hub, as in huggingface_hub.
+
+    Attributes:
+        weights_source: where the weights came from: ``"embedded"``, ``"cache"``, ``"hub"``, ``"owner/repo@commit"``,
+            a path, or ``"random"``.
+        weights_sha256: hash of the weight file; None for random weights.
+        weights_info: the metadata of the weight file.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or value.
-        WeightsError: the weights could not be found, read or verified.
+        WeightsError: the weights could not be found, read or verified; its subclasses in task_losses.weights tell
+            which.
 
     Example:
         >>> loss = JPEGLoss()
@@ -66,16 +82,23 @@ class TaskLoss(nn.Module):
         data_range: float | Sequence[float] = 1.0,
         scales: Sequence[int] | None = None,
         resolution: str = "pyramid",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+        local_files_only: bool = False,
     ) -> None:
         super().__init__()
         self.loss_weight = check_number("loss_weight", loss_weight)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.resolution = check_choice("resolution", resolution, RESOLUTIONS)
         self.low, self.high = check_data_range(data_range)
+        options = HubOptions(token, cache_dir, endpoint, local_files_only)
         if pretrained is None or pretrained is False:
+            check_no_hub_options("random weights", revision, options)
             weights = random_weights(self.task)
         else:
-            weights = load_weights(pretrained, task=self.task)
+            weights = load_weights(pretrained, self.task, revision, options)
         self._adopt(weights, scales)
         self.eval()
 
@@ -105,7 +128,7 @@ class TaskLoss(nn.Module):
             ValueError: shapes or devices do not fit.
         """
         levels = self._levels_for(pred, target)
-        with torch.autocast(pred.device.type, enabled=False):
+        with _full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             needs_gradient = torch.is_grad_enabled() and pred.requires_grad
             if not needs_gradient or target.requires_grad or torch.compiler.is_compiling():
@@ -125,9 +148,27 @@ class TaskLoss(nn.Module):
         Arguments and errors as for :meth:`forward`.
         """
         levels = self._levels_for(pred, target)
-        with torch.autocast(pred.device.type, enabled=False):
+        with _full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             return {level.scale: _distance(pred, target, [level]) for level in levels}
+
+    def distance_map(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Where the distance comes from, for pictures and masks: (N, 1, H, W), not negative.
+
+        Its mean over the pixels of an image is that image's loss, without ``loss_weight`` and reduction. Each
+        feature difference is spread over the pixels that the feature sees, at the resolution of its scale, so
+        details are no finer than 3 pixels.
+        Differentiable. Arguments and errors as for :meth:`forward`.
+        """
+        levels = self._levels_for(pred, target)
+        size = (pred.shape[2], pred.shape[3])
+        with _full_precision(pred.device):
+            pred, target = self._prepare(pred), self._prepare(target)
+            maps = [
+                level.discriminator.distance_map(resize(pred, level.size), resize(target, level.size))
+                for level in levels
+            ]
+            return torch.stack([resize_area(level_map, size) for level_map in maps]).sum(dim=0)
 
     def train(self, mode: bool = True) -> TaskLoss:
         """Stays in evaluation mode: a frozen network has no other."""
@@ -215,6 +256,12 @@ class _Level(NamedTuple):
     discriminator: FrozenDiscriminator
 
 
+def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, autocast does nothing. A device that has none, like meta, needs no switching off."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
 def _distance(pred: Tensor, target: Tensor, levels: Sequence[_Level]) -> Tensor:
     """Each image's distance, (N,), in operations that autograd can differentiate any number of times."""
     distances = [level.discriminator.distance(resize(pred, level.size), resize(target, level.size)) for level in levels]
@@ -251,8 +298,8 @@ class _Distance(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         pred, target, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: the caller will differentiate this gradient too
-            with torch.autocast(pred.device.type, enabled=False):
+            with _full_precision(pred.device):
                 distance = _distance(pred, target, ctx.levels)
-            (gradient,) = torch.autograd.grad(distance, pred, grad_output, create_graph=True)
+                (gradient,) = torch.autograd.grad(distance, pred, grad_output, create_graph=True)
             return gradient, None, None
         return gradient * grad_output[:, None, None, None], None, None

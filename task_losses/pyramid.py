@@ -46,6 +46,31 @@ def resize_adjoint(gradient: Tensor, size: tuple[int, int]) -> Tensor:
     return rows.T @ (gradient @ columns)
 
 
+def resize_area(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resampling that keeps each image's mean and sign: a new pixel is the average over the area that it covers.
+
+    Args:
+        image: (N, C, H, W), floating point.
+        size: height and width of the result; smaller or larger.
+
+    Returns:
+        (N, C, *size), same dtype and device.
+    """
+    rows, columns = (
+        _overlap(old, new).to(image.device, image.dtype) for old, new in zip(image.shape[-2:], size, strict=True)
+    )
+    return rows @ (image @ columns.T)
+
+
+def _overlap(length: int, new_length: int) -> Tensor:
+    """(new_length, length) shares of the old pixels in the new ones; each row sums to one."""
+    edges = torch.arange(new_length + 1, dtype=torch.float64, device="cpu") * (length / new_length)
+    pixels = torch.arange(length, dtype=torch.float64, device="cpu")
+    first = torch.maximum(edges[:-1, None], pixels)
+    last = torch.minimum(edges[1:, None], pixels + 1)
+    return (last - first).clamp(min=0) * (new_length / length)
+
+
 def _matrix(length: int, new_length: int, like: Tensor) -> Tensor:
     make = _resampling_matrix if torch.compiler.is_compiling() else _cached_matrix
     return make(length, new_length, like.dtype, like.device)

@@ -1,15 +1,20 @@
-"""Weight files: what they hold, how they are found, verified and read.
+"""Weight files and the manifest that names them: what they hold, how they are written, verified and read.
 
 A file is safetensors. Its tensors are ``scale{k}.conv{l}.weight`` and ``.bias``, k from 0 (coarsest), l from 1; its
 only metadata key, ``task_losses``, holds JSON with the task, the architecture and the provenance. (One key, because
 the safetensors library writes several in random order, and then equal weights would not have equal hashes.)
+
+A manifest, ``weights_manifest.json``, lists the files of a package, a Hub repository or a folder, one entry per task:
+``filename``, ``sha256``, ``size``, ``architecture`` and what is known of the file's origin.
+
+Where files come from is the business of :mod:`task_losses.sources`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -24,13 +29,21 @@ METADATA_KEY = "task_losses"
 SCHEMA = 1
 MANIFEST = "weights_manifest.json"
 
+_FILENAME = re.compile(r"[A-Za-z0-9_][\w.-]*\.safetensors", re.ASCII)  # no folders: it must not point elsewhere
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
 
 class WeightsError(RuntimeError):
     """Weights could not be had. The message says what was looked for, why it failed and what to do."""
 
 
 class WeightsNotFound(WeightsError):
-    """There is no such file or entry."""
+    """There is no such repository, revision, file or entry, or no access to it."""
+
+
+class WeightsUnavailable(WeightsError):
+    """The file may well exist, but it could not be fetched: offline, no answer, a failing server, a full disk."""
 
 
 class WeightsIntegrity(WeightsError):
@@ -42,7 +55,8 @@ class Weights:
     """Tensors of all discriminators of a loss, with where they came from.
 
     Attributes:
-        source: ``"embedded"``, ``"random"``, or the path of a file.
+        source: ``"embedded"``, ``"cache"`` or ``"hub"`` for released weights (the same bytes each time),
+            ``"owner/repo@commit"``, the path of a file, or ``"random"``.
         sha256: of the file's bytes; None for random weights.
         info: the file's metadata: task, image and its licence, recipe, versions.
     """
@@ -59,43 +73,6 @@ class Weights:
         return [(self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]) for name in names]
 
 
-def load_weights(source: bool | str | os.PathLike[str], task: str | None) -> Weights:
-    """Weights for a task.
-
-    Args:
-        source: True for the released weights of ``task``, or the path of a weight file.
-        task: the task that the weights must be for; None takes any (and then needs a path).
-
-    Raises:
-        TypeError, ValueError: the source is no such thing.
-        WeightsError: the weights are missing or damaged, or are for another task.
-    """
-    if source is True:
-        if task is None:
-            raise ValueError(
-                "TaskLoss has no released weights of its own: use SRLoss, DenoiseLoss or JPEGLoss, "
-                "or pass pretrained=PATH"
-            )
-        return embedded_weights(task)
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"pretrained must be True, False or a path, got {source!r} ({type(source).__name__})")
-    path = Path(source)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsNotFound(
-            f"cannot read the weight file {str(path)!r}: {error.strerror or error}; "
-            "`python -m training.export RUN` writes one, pretrained=True uses the released weights"
-        ) from error
-    weights = parse_weights(data, source=str(path))
-    if task is not None and weights.info["task"] != task:
-        raise WeightsIntegrity(
-            f"{path} holds weights for the task {weights.info['task']!r}, expected {task!r}; "
-            "TaskLoss(pretrained=PATH) takes any task"
-        )
-    return weights
-
-
 def embedded_weights(task: str) -> Weights:
     """The released weights of a task, from the copy inside the package, verified against the manifest."""
     entry = manifest_entry(task)
@@ -106,8 +83,7 @@ def embedded_weights(task: str) -> Weights:
         raise WeightsNotFound(
             f"the package's own copy of the {task} weights is missing ({path}): reinstall task-losses"
         ) from error
-    verify(data, entry, name=str(path))
-    return replace(parse_weights(data, source=str(path)), source="embedded")
+    return replace(parse_entry(data, task, entry, source=str(path)), source="embedded")
 
 
 def random_weights(task: str | None) -> Weights:
@@ -118,7 +94,7 @@ def random_weights(task: str | None) -> Weights:
     architecture = Architecture() if task is None else architecture_from_dict(manifest_entry(task)["architecture"])
     tensors = {}
     for name, shape in tensor_shapes(architecture).items():
-        tensor = torch.zeros(shape)
+        tensor = torch.zeros(shape, device="cpu")  # also inside torch.device("meta"), where big models are built
         if name.endswith("weight"):
             torch.nn.init.kaiming_normal_(tensor, a=SLOPE)
         tensors[name] = tensor
@@ -132,11 +108,72 @@ def manifest() -> dict[str, Any]:
     here = Path(__file__).parent
     for path in (here / MANIFEST, here.parent / MANIFEST):
         if path.is_file():
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if content.get("schema") != SCHEMA:
-                raise WeightsIntegrity(f"{path} has schema {content.get('schema')!r}, expected {SCHEMA}")
-            return content
+            return parse_manifest(path.read_bytes(), source=str(path))
     raise WeightsNotFound(f"{MANIFEST} is missing from the package: reinstall task-losses")
+
+
+def parse_manifest(data: bytes, source: str) -> dict[str, Any]:
+    """Reads the bytes of a manifest, strictly.
+
+    Raises:
+        WeightsIntegrity: not JSON, another schema, or something missing or malformed in it.
+    """
+
+    def refuse(reason: str) -> WeightsIntegrity:
+        return WeightsIntegrity(f"{source} is not a weights manifest of task-losses: {reason}")
+
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise refuse(f"not JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        raise refuse(f"expected schema {SCHEMA}, found {found!r}; a newer file needs a newer task-losses")
+    revision, entries = content.get("revision"), content.get("weights")
+    if revision is not None and not is_commit(revision):
+        raise refuse(f"revision must be null or a commit of 40 hexadecimal digits, found {revision!r}")
+    if revision is not None and not isinstance(content.get("repo_id"), str):
+        raise refuse("a revision needs the repo_id that it belongs to")
+    if not isinstance(entries, dict) or not entries:
+        raise refuse("it must list at least one entry under 'weights'")
+    for task, entry in entries.items():
+        wrong = _fault_of_entry(entry)
+        if wrong:
+            raise refuse(f"entry {task!r}: {wrong}")
+    return content
+
+
+def is_commit(revision: Any) -> bool:
+    """Whether a revision is a full commit id, the only kind that can never come to mean other files."""
+    return isinstance(revision, str) and _COMMIT.fullmatch(revision) is not None
+
+
+def _fault_of_entry(entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return f"must be an object, found {type(entry).__name__}"
+    filename, sha256, size = entry.get("filename"), entry.get("sha256"), entry.get("size")
+    if not isinstance(filename, str) or not _FILENAME.fullmatch(filename):
+        return f"filename must be a plain name that ends with .safetensors, found {filename!r}"
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        return f"sha256 must be 64 hexadecimal digits, found {sha256!r}"
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        return f"size must be the file's length in bytes, found {size!r}"
+    try:
+        architecture_from_dict(entry["architecture"])
+    except (KeyError, TypeError, ValueError) as error:
+        return f"architecture cannot be used: {type(error).__name__}: {error}"
+    return None
+
+
+def describe(data: bytes, filename: str) -> dict[str, Any]:
+    """The manifest entry of a weight file: its name, hash, size and architecture, and the provenance inside it.
+
+    Raises:
+        WeightsIntegrity: the bytes are no weight file.
+    """
+    weights = parse_weights(data, source=filename)
+    provenance = {key: value for key, value in weights.info.items() if key not in ("schema", "task")}
+    return {**provenance, "filename": filename, "sha256": weights.sha256, "size": len(data)}
 
 
 def manifest_entry(task: str) -> dict[str, Any]:
@@ -152,9 +189,24 @@ def verify(data: bytes, entry: dict[str, Any], name: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if found != entry["sha256"]:
         raise WeightsIntegrity(
-            f"{name} is damaged or not the released file: expected sha256 {entry['sha256']} ({entry['size']} bytes), "
-            f"found {found} ({len(data)} bytes)"
+            f"{name} is damaged or not the file that its manifest names: expected sha256 {entry['sha256']} "
+            f"({entry['size']} bytes), found {found} ({len(data)} bytes)"
         )
+
+
+def parse_entry(data: bytes, task: str, entry: dict[str, Any], source: str) -> Weights:
+    """Reads a file that a manifest names: hash first, then everything that :func:`parse_weights` checks.
+
+    Raises:
+        WeightsIntegrity: other bytes, task or architecture than the manifest says, or no weight file.
+    """
+    verify(data, entry, name=source)
+    weights = parse_weights(data, source=source)
+    found = (weights.info["task"], weights.architecture)
+    expected = (task, architecture_from_dict(entry["architecture"]))
+    if found != expected:
+        raise WeightsIntegrity(f"{source} contradicts its manifest: expected {expected}, found {found}")
+    return weights
 
 
 def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

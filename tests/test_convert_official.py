@@ -147,6 +147,31 @@ def test_storage_that_cannot_be_in_the_file_is_refused(size: int) -> None:
         read_discriminators(b"".join(parts))
 
 
+@pytest.mark.parametrize(
+    ("offset", "size", "stride", "fits"),
+    [
+        (0, b"K\x02K\x02\x86", b"K\x02K\x01\x86", True),
+        (0, b"K\x02K\x02\x86", b"K\x01K\x02\x86", False),  # transposed
+        (0, b"K\xffK\xff\x86", b"K\x00K\x00\x86", False),  # large out of nothing
+        (1, b"K\x04\x85", b"K\x01\x85", False),  # beyond the end
+        (0, b"K\x02X\x01\x00\x00\x00a\x86", b"K\x01K\x01\x86", False),
+    ],
+    ids=["good", "transposed", "expanded", "beyond", "text"],
+)
+def test_only_contiguous_tensors_inside_their_storage(offset: int, size: bytes, stride: bytes, fits: bool) -> None:
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04NtQ"
+    arguments = b"(" + storage + b"K" + bytes([offset]) + size + stride + b"\x89}t"
+    parts = legacy_parts([])
+    parts[3] = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R."
+    parts[4] = pickle.dumps(["0"], protocol=2)
+    data = b"".join(parts) + struct.pack("<q4f", 4, 1, 2, 3, 4)
+    if fits:
+        assert torch.equal(read_legacy(data, classes=()), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    else:
+        with pytest.raises(LegacyFormatError, match=r"refused to make a tensor|not a contiguous part"):
+            read_legacy(data, classes=())
+
+
 @pytest.mark.parametrize("damage", ["cut", "cut in the object", "longer", "empty", "text", "zip", "other storage keys"])
 def test_damaged_and_foreign_files_are_refused(damage: str) -> None:
     parts = legacy_parts(discriminators())

@@ -1,0 +1,227 @@
+"""The command line: ``python -m task_losses`` or ``task-losses``. See docs/cli.md.
+
+Exit codes: 0 fine; 1 the weights are missing, damaged or out of reach; 2 the command or its pictures are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, WeightsError, WeightsUnavailable, __version__
+from task_losses.discriminator import Architecture
+from task_losses.hub import HubOptions
+from task_losses.losses import RESOLUTIONS
+from task_losses.pictures import PictureError, read_picture, write_heat_map
+from task_losses.sources import is_published, load_weights, pinned_weights
+from task_losses.weights import Weights, embedded_weights
+
+LOSSES: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
+
+WEIGHTS_FAILED = 1
+WRONG_USE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        result: int = options.run(options)
+    except WeightsError as error:
+        return _fail(error, WEIGHTS_FAILED)
+    except (PictureError, ValueError) as error:
+        return _fail(error, WRONG_USE)
+    return result
+
+
+def score(options: argparse.Namespace) -> int:
+    """Compares two pictures."""
+    loss = _loss(options)
+    reference, image = read_picture(options.reference), read_picture(options.image)
+    if reference.shape != image.shape:
+        raise PictureError(
+            f"the pictures differ in size: {options.reference} has {_size(reference)} pixels, {options.image} "
+            f"{_size(image)}; crop or resize one of them"
+        )
+    with torch.no_grad():
+        value = loss(image, reference).item()
+        shares = {scale: share.item() for scale, share in loss.per_scale(image, reference).items()}
+        if options.map is not None:
+            write_heat_map(loss.distance_map(image, reference), options.map)
+    if options.json:
+        content = {"loss": value, "per_scale": shares, "size": list(image.shape[2:]), **_identity(loss)}
+        print(json.dumps(content, indent=2))
+        return 0
+    print(f"{value:.6g}")
+    for scale, share in shares.items():
+        print(f"  scale {scale}  {share:.6g}{_end_of_pyramid(scale, loss.architecture)}")
+    left_out = sorted(set(loss.scales) - set(shares))
+    if left_out:
+        print(f"  scales {left_out} left out: at their level the picture is too small")
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """Says what weights are in use."""
+    if options.task is None and options.weights is None:
+        losses = [loss() for loss in LOSSES.values()]
+    else:
+        losses = [_loss(options)]
+    contents = [describe(loss) for loss in losses]
+    if options.json:
+        print(json.dumps(contents, indent=2))
+        return 0
+    for number, content in enumerate(contents):
+        if number:
+            print()
+        _print_table({key: value for key, value in content.items() if key != "license_text"})
+    return 0
+
+
+def describe(loss: TaskLoss) -> dict[str, Any]:
+    """What is known of a loss's weights: their identity, what their file says, and what they cost to use."""
+    about = {key: value for key, value in loss.weights_info.items() if key not in ("schema", "architecture", "task")}
+    architecture = loss.architecture
+    return {
+        **_identity(loss),
+        **about,
+        "channels": list(architecture.channels),
+        "smallest_side": architecture.receptive_field,
+        "multiply_adds_per_pixel": {rule: _multiply_adds(architecture, rule) for rule in RESOLUTIONS},
+    }
+
+
+def download(options: argparse.Namespace) -> int:
+    """Fetches weights from the Hub into its cache, for machines without network."""
+    hub_options = HubOptions(cache_dir=options.cache_dir)
+    if options.repository is not None:
+        weights = load_weights(options.repository, options.task, options.revision, hub_options)
+        print(f"{weights.info['task']:<8} {weights.source}  sha256 {weights.sha256}")
+        return 0
+    if options.revision is not None:
+        raise ValueError("--revision belongs to a repository; the released weights' revision is pinned")
+    for task in [options.task] if options.task else LOSSES:
+        if not is_published():
+            weights = embedded_weights(task)
+            note = "inside the package; this version is not on the Hub, there is nothing to download"
+        else:
+            weights = pinned_weights(task, hub_options)
+            note = "was in the cache" if weights.source == "cache" else "downloaded"
+        print(f"{task:<8} sha256 {weights.sha256}  {note}")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Checks every copy of the weights that is here: hash, names, shapes, finite values."""
+    result = 0
+    for name, load, expected in _copies(options):
+        try:
+            print(f"ok      {name}  sha256 {load().sha256}")
+        except WeightsError as error:
+            if isinstance(error, WeightsUnavailable) and not expected:
+                print(f"absent  {name}")
+                continue
+            print(f"FAILED  {name}: {error}")
+            result = WEIGHTS_FAILED
+    return result
+
+
+def _copies(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Weights], bool]]:
+    """What is to be verified: its name, its loader, and whether it has to be there."""
+    if options.weights is not None:
+        yield options.weights, partial(load_weights, options.weights, options.task), True
+        return
+    cached = HubOptions(cache_dir=options.cache_dir, local_files_only=True)
+    for task in [options.task] if options.task else LOSSES:
+        yield f"{task}, in the package", partial(embedded_weights, task), True
+        if is_published():
+            yield f"{task}, in the cache of the Hub", partial(pinned_weights, task, cached), False
+
+
+def _identity(loss: TaskLoss) -> dict[str, Any]:
+    return {"task": loss.weights_info["task"], "source": loss.weights_source, "sha256": loss.weights_sha256}
+
+
+def _loss(options: argparse.Namespace) -> TaskLoss:
+    if options.task is None and options.weights is None:
+        raise ValueError(f"say which loss: --task {'|'.join(LOSSES)}, or --weights PATH")
+    resolution = getattr(options, "resolution", "pyramid")
+    kind = TaskLoss if options.task is None else LOSSES[options.task]
+    return kind(True if options.weights is None else options.weights, resolution=resolution)
+
+
+def _multiply_adds(architecture: Architecture, resolution: str) -> int:
+    """Per pixel of one image, away from its borders. A loss looks at two images."""
+    total = 0.0
+    for scale in range(architecture.scales):
+        down = architecture.scales - 1 - scale if resolution == "pyramid" else 0
+        area = architecture.ratio ** (2 * down)
+        total += area * sum(9 * inputs * outputs for inputs, outputs in architecture.layer_shapes(scale))
+    return round(total)
+
+
+def _size(picture: torch.Tensor) -> str:
+    height, width = picture.shape[2:]
+    return f"{width} x {height}"
+
+
+def _end_of_pyramid(scale: int, architecture: Architecture) -> str:
+    return {0: "  (coarsest)", architecture.scales - 1: "  (finest)"}.get(scale, "")
+
+
+def _print_table(content: dict[str, Any], prefix: str = "") -> None:
+    for key, value in content.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(value, dict):
+            _print_table(value, prefix=f"{name}, ")
+        else:
+            print(f"{name:<36}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"task-losses: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="task-losses", description="Losses for image restoration, on two pictures.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    which = argparse.ArgumentParser(add_help=False)
+    which.add_argument("--task", choices=LOSSES, help="the released weights of a task")
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--weights", metavar="PATH", help="weights of your own: a file, a folder or owner/repo")
+    form = argparse.ArgumentParser(add_help=False)
+    form.add_argument("--json", action="store_true", help="print JSON")
+    cache = argparse.ArgumentParser(add_help=False)
+    cache.add_argument("--cache-dir", metavar="DIR", help="another cache than the Hub's usual one")
+
+    command = commands.add_parser("score", parents=[which, own, form], help="distance of a picture from its reference")
+    command.add_argument("reference", type=Path)
+    command.add_argument("image", type=Path)
+    command.add_argument("--map", metavar="OUT.png", type=Path, help="write a picture of where the distance comes from")
+    command.add_argument("--resolution", choices=RESOLUTIONS, default="pyramid", help="default: %(default)s")
+    command.set_defaults(run=score)
+
+    command = commands.add_parser("info", parents=[which, own, form], help="which weights are in use, and their origin")
+    command.set_defaults(run=info)
+
+    command = commands.add_parser("download", parents=[which, cache], help="fetch weights from the Hub into its cache")
+    command.add_argument("repository", nargs="?", metavar="owner/repo", help="default: the released weights")
+    command.add_argument("--revision", help="branch, tag or commit of the repository")
+    command.set_defaults(run=download)
+
+    command = commands.add_parser("verify", parents=[which, own, cache], help="check the copies of the weights here")
+    command.set_defaults(run=verify)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

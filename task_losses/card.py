@@ -1,0 +1,97 @@
+"""The model card: a manifest told to people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+PAPER = "arXiv 2103.14616"
+CLASSES = {"sr": "SRLoss", "denoise": "DenoiseLoss", "jpeg": "JPEGLoss"}
+
+# Facts of a file itself; everything else in an entry is provenance and is listed as it stands.
+_OF_THE_FILE = ("filename", "sha256", "size", "architecture", "metrics")
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """README.md of a repository or folder: YAML front matter, use, and a section per weight file.
+
+    Args:
+        manifest: content of a weights manifest; ``repo_id`` and ``license`` may be None.
+    """
+    entries: Mapping[str, Mapping[str, Any]] = manifest["weights"]
+    blocks = [_front_matter(manifest.get("license"), sorted(entries)), *_introduction(manifest)]
+    for task in sorted(entries):
+        blocks += [f"## {task}", *_section(entries[task])]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _front_matter(license: str | None, tasks: list[str]) -> str:
+    tags = ["task-losses", "loss", "image-restoration", *tasks]
+    lines = ["library_name: task-losses", "tags:", *(f"- {json.dumps(tag)}" for tag in tags)]
+    if license:
+        lines.insert(0, f"license: {json.dumps(license.lower())}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _introduction(manifest: Mapping[str, Any]) -> Iterator[str]:
+    repo_id = manifest.get("repo_id")
+    tasks = sorted(manifest["weights"])
+    yield f"# {repo_id or 'Weights of a loss'}"
+    yield (
+        "Frozen discriminators, each trained on one image, that serve as a loss for training image-restoration "
+        f"networks ({PAPER}). Tasks: {', '.join(tasks)}."
+    )
+    task = tasks[0]
+    name = CLASSES.get(task, "TaskLoss")
+    source = json.dumps(repo_id or "./this-folder")
+    yield "\n".join(
+        [
+            "```python",
+            "import torch",
+            f"from task_losses import {name}",
+            "",
+            f"loss = {name}({source})  # pip install task-losses",
+            "restored = torch.rand(2, 3, 64, 48, requires_grad=True)",
+            "loss(restored, torch.rand(2, 3, 64, 48)).backward()",
+            "```",
+        ]
+    )
+    yield f"Licence of the weights: {manifest.get('license') or 'not stated'}."
+
+
+def _section(entry: Mapping[str, Any]) -> Iterator[str]:
+    provenance = {key: value for key, value in entry.items() if key not in _OF_THE_FILE}
+    architecture = entry["architecture"]
+    file = {
+        "file": f"`{entry['filename']}`, {entry['size']} bytes",
+        "sha256": f"`{entry['sha256']}`",
+        "scales": f"{len(architecture['channels'])}, of {_text(architecture['channels'])} channels",
+        "convolutions per scale": architecture["depth"],
+        "compared layers": architecture["taps"],
+    }
+    yield _table("", "", {**file, **_flat(provenance)})
+    if entry.get("metrics"):
+        yield "Measured:"
+        yield _table("metric", "value", _flat(entry["metrics"]))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as ``outer.inner`` keys, in alphabetical order."""
+    flat: dict[str, Any] = {}
+    for key in sorted(content):
+        if isinstance(content[key], Mapping):
+            flat.update(_flat(content[key], f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = content[key]
+    return flat
+
+
+def _table(left: str, right: str, rows: Mapping[str, Any]) -> str:
+    return "\n".join([f"| {left} | {right} |", "|---|---|", *(f"| {_text(k)} | {_text(v)} |" for k, v in rows.items())])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(str, value))
+    return "not stated" if value is None else " ".join(str(value).split()).replace("|", "\\|")
