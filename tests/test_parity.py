@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from task_losses import TaskLoss
-from tests.legacy_writer import state_dict
-from tests.make_golden import CASES, CHANNELS, GOLDEN
+from legacy_writer import state_dict
+from make_golden import CASES, CHANNELS, GOLDEN
 from training.bench.reference import AuthorsLoss
 from training.convert_official import CLASSES, convert
 from training.legacy_pickle import read_legacy

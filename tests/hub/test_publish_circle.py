@@ -3,13 +3,10 @@
 import json
 import os
 import shutil
-import site
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fresh_install import build_wheel, install, run
 from hubserver import LocalHub
 from subprocesses import ROOT
 
@@ -30,12 +27,6 @@ print(loss.weights_source, embedded.weights_source, same, task_losses.__file__)
 """
 
 
-def run(*command: Any, **options: Any) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
-    assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
-    return done.stdout.strip()
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what the wheel is built from, for a repository of the local Hub's user."""
@@ -48,26 +39,13 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def installed(project: Path, folder: Path) -> Path:
-    """The Python of a fresh environment that has the project's wheel, and shares everything else with this one."""
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", project)
-    (wheel,) = (folder / "dist").glob("*.whl")
-    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
-    python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
-    shared = [path for path in sys.path if path in site.getsitepackages() or Path(path).name == "site-packages"]
-    (packages / "shared.pth").write_text("\n".join(shared))
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel)
-    return python
-
-
 def test_publish_then_use(project: Path, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_valid")
     options = ["--manifest", str(project / MANIFEST), "--endpoint", hub.endpoint]
     publish.main([*options, "--weights", str(project / "task_losses" / "weights"), "--execute"])
     commit = json.loads((project / MANIFEST).read_bytes())["revision"]
     assert commit in hub.repos["tester/released"].commits
-    python = installed(project, tmp_path)
+    python = install(build_wheel(project, tmp_path / "dist"), tmp_path)
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

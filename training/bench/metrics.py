@@ -47,7 +47,7 @@ def _ssim() -> Score:
     def score(restored: Tensor, reference: Tensor) -> float:
         # The window of Wang et al. 2004, mean over RGB.
         return float(
-            structural_similarity(  # type: ignore[no-untyped-call]
+            structural_similarity(
                 _pixels(restored),
                 _pixels(reference),
                 channel_axis=2,
