@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from task_losses.weights import WeightsError, WeightsIntegrity, WeightsNotFound, WeightsUnavailable, is_commit
@@ -42,8 +42,7 @@ class HubOptions:
     local_files_only: bool = False
 
 
-@dataclass(frozen=True)
-class HubFile:
+class HubFile(NamedTuple):
     """A file at the top level of a model repository, at a branch, tag or commit."""
 
     repo_id: str
@@ -52,14 +51,6 @@ class HubFile:
 
     def __str__(self) -> str:
         return f"{self.repo_id}@{self.revision}/{self.filename}"
-
-
-@dataclass(frozen=True)
-class Fetched(Generic[T]):
-    """What ``parse`` made of a file's bytes, and whether they were in the cache."""
-
-    value: T
-    cached: bool
 
 
 def resolve(file: HubFile, options: HubOptions) -> HubFile:
@@ -83,7 +74,7 @@ def resolve(file: HubFile, options: HubOptions) -> HubFile:
         commit = cached.parent.name
         if not options.local_files_only:
             log.warning("%s; using the copy in the cache, of commit %s", error, commit)
-    return replace(file, revision=commit)
+    return file._replace(revision=commit)
 
 
 def remember(file: HubFile, commit: str, options: HubOptions) -> None:
@@ -95,13 +86,16 @@ def remember(file: HubFile, commit: str, options: HubOptions) -> None:
         _download(file, options, force=False)
 
 
-def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> Fetched[T]:
+def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> tuple[T, bool]:
     """Fetches a file and parses it. One in the cache is taken without asking the network.
 
     Args:
         file: of a commit; see :func:`resolve`.
         parse: turns the file's bytes into the result; raises WeightsIntegrity if they are wrong. Such a file is
             fetched again, once.
+
+    Returns:
+        The result, and whether the file was in the cache.
 
     Raises:
         WeightsNotFound: the Hub says that there is no such thing, or gives no access to it.
@@ -112,7 +106,7 @@ def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> Fe
     cached = _find_in_cache(file, options)
     if cached is not None:
         try:
-            return Fetched(_parse_file(cached, parse), cached=True)
+            return _parse_file(cached, parse), True
         except WeightsIntegrity as error:
             damage = error
     if options.local_files_only:
@@ -123,7 +117,7 @@ def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> Fe
             if damage is not None:
                 log.warning("%s; fetching it again", damage)
             try:
-                return Fetched(_parse_file(_download(file, reached, force=damage is not None), parse), cached=False)
+                return _parse_file(_download(file, reached, force=damage is not None), parse), False
             except WeightsIntegrity as error:
                 if damage is not None:
                     raise

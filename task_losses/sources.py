@@ -147,8 +147,8 @@ def pinned_weights(task: str, options: HubOptions) -> Weights:
         )
     task, entry = _choose(released, task, name="the package's manifest")
     file = HubFile(released["repo_id"], released["revision"], entry["filename"])
-    fetched = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
-    return replace(fetched.value, source="cache" if fetched.cached else "hub")
+    weights, cached = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
+    return replace(weights, source="cache" if cached else "hub")
 
 
 def repository_weights(repo_id: str, task: str | None, revision: str, options: HubOptions) -> Weights:
@@ -157,12 +157,12 @@ def repository_weights(repo_id: str, task: str | None, revision: str, options: H
     listing = hub.resolve(asked, options)
     commit = listing.revision
     log.info("%s@%s is commit %s; revision=%r pins it", repo_id, revision, commit, commit)
-    listed = hub.fetch(listing, lambda data: parse_manifest(data, source=str(listing)), options)
-    task, entry = _choose(listed.value, task, name=str(listing))
+    content, _ = hub.fetch(listing, lambda data: parse_manifest(data, source=str(listing)), options)
+    task, entry = _choose(content, task, name=str(listing))
     file = HubFile(repo_id, commit, entry["filename"])
-    fetched = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
+    weights, _ = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
     hub.remember(asked, commit, options)
-    return replace(fetched.value, source=f"{repo_id}@{commit}")
+    return replace(weights, source=f"{repo_id}@{commit}")
 
 
 def local_weights(path: Path, task: str | None) -> Weights:

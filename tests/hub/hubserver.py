@@ -37,6 +37,7 @@ class Fault:
         status, code: answer with this status and X-Error-Code instead.
         page: answer 200 with this body and none of a Hub's headers, as a captive portal does.
         hang: seconds to wait before answering.
+        until: answer only once this is true (or the server stops).
         drip: seconds between the single bytes of the answer's header.
         drop: close the connection without an answer.
         keep: announce the whole body, send this many bytes, close.
@@ -52,6 +53,7 @@ class Fault:
     code: str | None = None
     page: bytes | None = None
     hang: float = 0
+    until: Callable[[], bool] | None = None
     drip: float = 0
     drop: bool = False
     keep: int | None = None
@@ -185,6 +187,9 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if fault.hang and self.server.stopping.wait(fault.hang):
                 return
+            while fault.until is not None and not fault.until():
+                if self.server.stopping.wait(0.01):
+                    return
             if fault.drop:
                 self.hang_up()
             elif fault.page is not None:
