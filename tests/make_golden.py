@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from legacy_writer import legacy_file
+
 from training.bench.reference import AuthorsLoss
 
 GOLDEN = Path(__file__).parent / "data" / "authors_layout.npz"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from legacy_writer import legacy_file, legacy_parts
 from safetensors.torch import load
 from torch import nn
 
 from task_losses import TaskLoss
-from legacy_writer import legacy_file, legacy_parts
 from training.bench.reference import AuthorsLoss
 from training.convert_official import LICENSE_FILE, StructureError, convert, fold, main, read_discriminators
 from training.legacy_pickle import LegacyFormatError, Node, read_legacy

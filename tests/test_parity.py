@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from legacy_writer import state_dict
+from make_golden import CASES, CHANNELS, GOLDEN
 from torch import Tensor, nn
 
 from task_losses import TaskLoss
-from legacy_writer import state_dict
-from make_golden import CASES, CHANNELS, GOLDEN
 from training.bench.reference import AuthorsLoss
 from training.convert_official import CLASSES, convert
 from training.legacy_pickle import read_legacy
