@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from task_losses.weights import random_weights, serialize_weights
 from training.bench import metrics, quality
@@ -20,7 +21,6 @@ from training.bench.peers import Sources, find_peer
 from training.bench.restoration import mixed_with_l1, train
 from training.bench.restorers import make_restorer
 from training.bench.statistics import difference_at_equal, paired_difference
-from training.images import save_picture
 
 
 def picture(name: str, height: int = 96, width: int = 112, seed: int = 0) -> Picture:
@@ -37,7 +37,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     for folder, count in (("train", 3), ("test", 2)):
         (tmp_path / folder).mkdir()
         for index in range(count):
-            save_picture(picture("", seed=index).image, tmp_path / folder / f"{index}.png")
+            pixels = (255 * picture("", seed=index).image[0]).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
     return tmp_path / "train", tmp_path / "test"
 
 
@@ -109,7 +110,7 @@ def test_an_interrupted_cell_is_made_anew(folders: tuple[Path, Path], tmp_path: 
     (result,) = (out / "cells").glob("*.json")
     complete = json.loads(result.read_text())
     # What a kill leaves: the network written, the result not, or half a file under another name.
-    result.rename(result.with_suffix(".partial"))
+    result.rename(result.with_suffix(".json.1.unfinished"))
     assert run(folders, out, "--tasks", "jpeg", "--losses", "l1") == 0
     again = json.loads(result.read_text())
     assert again["evaluations"] == complete["evaluations"], "equal seeds must give equal results"

@@ -18,7 +18,7 @@ from task_losses.pyramid import resize
 from training.bench.data import Picture, test_pair
 from training.bench.metrics import Score, load_metrics, measure
 from training.bench.peers import WITHOUT_TRAINING, Peer, Sources, find_peer
-from training.bench.restoration import Recipe, fine_tune, save_network, short_hash, start_network
+from training.bench.restoration import Recipe, fine_tune, save_network, short_hash, start_network, unfinished_file
 
 CURVE_METRICS = ("psnr", "stlpips")
 CURVE_IMAGES, CURVE_CROP = 6, 128
@@ -168,6 +168,6 @@ def evaluation_name(crop: int) -> str:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    partial_file = path.with_suffix(".partial")
-    partial_file.write_text(json.dumps(content, indent=1))
-    partial_file.replace(path)
+    unfinished = unfinished_file(path)
+    unfinished.write_text(json.dumps(content, indent=1))
+    unfinished.replace(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -85,9 +86,14 @@ def start_network(task: str, recipe: Recipe, pictures: Sequence[Picture], folder
 
 
 def save_network(network: nn.Module, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
-    partial.replace(path)
+    unfinished = unfinished_file(path)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, unfinished)
+    unfinished.replace(path)
+
+
+def unfinished_file(path: Path) -> Path:
+    """Where to write before renaming to ``path``; two processes may work on one results folder."""
+    return path.with_name(f"{path.name}.{os.getpid()}.unfinished")
 
 
 @dataclass(frozen=True)
