@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,7 +137,9 @@ def manifest_entry(filename: str, data: bytes, weights: Weights, origin: dict[st
     config = weights.info["config"]
     defaults = asdict(Config())
     changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != defaults[k]}
-    flags = [f"--{name.replace('_', '-')} {_flag_value(value)}" for name, value in changed.items() if name != "task"]
+    flags = [
+        _flag(name, value) for name, value in changed.items() if name not in ("task", "device", "checkpoint_every")
+    ]
     return {
         "filename": filename,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -151,8 +154,11 @@ def manifest_entry(filename: str, data: bytes, weights: Weights, origin: dict[st
     }
 
 
-def _flag_value(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {' '.join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))}"
 
 
 def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) -> None:

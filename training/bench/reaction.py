@@ -24,15 +24,14 @@ from training.images import open_image
 
 TASKS = ("sr", "denoise", "jpeg")
 PHOTOGRAPHS = ("skimage:astronaut", "skimage:coffee", "skimage:rocket")
-SIDE = 256
 MEAN_SQUARED_ERROR = 1e-3
 
 
-def photographs() -> list[Tensor]:
-    """Central crops (1, 3, 256, 256)."""
+def photographs(side: int = 256) -> list[Tensor]:
+    """Central crops (1, 3, side, side)."""
     images = [open_image(name)[0] for name in PHOTOGRAPHS]
-    corners = [((x.shape[2] - SIDE) // 2, (x.shape[3] - SIDE) // 2) for x in images]
-    return [x[..., t : t + SIDE, u : u + SIDE] for x, (t, u) in zip(images, corners, strict=True)]
+    corners = [((x.shape[2] - side) // 2, (x.shape[3] - side) // 2) for x in images]
+    return [x[..., t : t + side, u : u + side] for x, (t, u) in zip(images, corners, strict=True)]
 
 
 def artefacts(image: Tensor) -> dict[str, Tensor]:
