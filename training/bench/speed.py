@@ -157,6 +157,8 @@ def main() -> None:
     if arguments.memory_of:
         print(step_memory(arguments.memory_of, arguments.device))
         return
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine(), "device": arguments.device, "rounds": arguments.rounds}
     results["time"] = {
         "x".join(map(str, shape)): time_losses(shape, arguments.rounds, arguments.device) for shape in SHAPES
