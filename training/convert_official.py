@@ -22,6 +22,7 @@ from torch import Tensor
 
 from task_losses.discriminator import SLOPE, Architecture
 from task_losses.weights import WeightsError, parse_weights, serialize_weights
+from training.folding import fold_batchnorm
 from training.legacy_pickle import Node, read_legacy
 
 REPOSITORY = "gfxdisp/mdf"
@@ -85,14 +86,16 @@ def read_discriminators(data: bytes) -> list[list[Layer]]:
 
 
 def fold(convolution: Layer, norm: Node) -> Layer:
-    """A convolution that also does the work of the BatchNorm (running statistics) after it.
-
-    In float64, so that folding adds no error beyond the final rounding.
-    """
-    weight, bias = (tensor.double() for tensor in convolution)
-    scale = _tensor(norm, "weight").double() / (_tensor(norm, "running_var").double() + norm.state["eps"]).sqrt()
-    shifted = (bias - _tensor(norm, "running_mean").double()) * scale + _tensor(norm, "bias").double()
-    return (weight * scale[:, None, None, None]).float(), shifted.float()
+    """A convolution that also does the work of the BatchNorm after it."""
+    weight, bias = fold_batchnorm(
+        *convolution,
+        mean=_tensor(norm, "running_mean"),
+        variance=_tensor(norm, "running_var"),
+        scale=_tensor(norm, "weight"),
+        shift=_tensor(norm, "bias"),
+        eps=norm.state["eps"],
+    )
+    return weight.float(), bias.float()
 
 
 def convert(data: bytes, task: str | None = None, scales: int = SCALES) -> bytes:

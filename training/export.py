@@ -10,7 +10,6 @@ compares its features with the trained networks', and writes the manifest's entr
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -24,8 +23,9 @@ from torch import Tensor
 
 import task_losses
 from task_losses import TaskLoss, WeightsError
-from task_losses.weights import MANIFEST, Weights, parse_weights, serialize_weights
+from task_losses.weights import MANIFEST, describe, parse_weights, serialize_weights
 from training.config import Config
+from training.folding import fold_batchnorm
 from training.images import open_image, pyramid
 from training.networks import Block, Discriminator
 from training.provenance import ROOT
@@ -81,10 +81,17 @@ def fold(discriminator: Discriminator, input_range: tuple[float, float]) -> list
     layers = []
     for block in discriminator.blocks:
         assert isinstance(block, Block)
-        mean, variance = block.norm.get_buffer("running_mean"), block.norm.get_buffer("running_var")
-        scale = block.norm.weight.double() / (variance.double() + block.norm.eps).sqrt()
-        weight = block.conv.weight.double() * scale[:, None, None, None]
-        layers.append((weight, block.norm.bias.double() - mean.double() * scale))
+        norm = block.norm
+        folded = fold_batchnorm(
+            block.conv.weight,
+            None,
+            mean=norm.get_buffer("running_mean"),
+            variance=norm.get_buffer("running_var"),
+            scale=norm.weight,
+            shift=norm.bias,
+            eps=norm.eps,
+        )
+        layers.append(folded)
     last_bias = discriminator.last.get_parameter("bias")
     layers.append((discriminator.last.weight.double(), last_bias.double()))
     low, high = input_range
@@ -129,27 +136,22 @@ def largest_error(trained: Trained, loss: TaskLoss) -> float:
     return worst
 
 
-def manifest_entry(filename: str, data: bytes, weights: Weights, origin: dict[str, Any]) -> dict[str, Any]:
+def manifest_entry(filename: str, data: bytes, origin: dict[str, Any]) -> dict[str, Any]:
     """What the manifest says of a weight file.
 
     The cost of the training stands here and not in the file, whose bytes a second training is to reproduce.
     """
-    config = weights.info["config"]
+    weights = parse_weights(data, source=filename)
+    entry = describe(data, filename)
+    config = entry.pop("config")  # the command says it in short
     defaults = asdict(Config())
     changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != defaults[k]}
-    flags = [
-        _flag(name, value) for name, value in changed.items() if name not in ("task", "device", "checkpoint_every")
-    ]
+    unimportant = ("task", "device", "checkpoint_every")
+    flags = [_flag(name, value) for name, value in changed.items() if name not in unimportant]
     return {
-        "filename": filename,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "size": len(data),
-        "architecture": weights.info["architecture"],
+        **entry,
         "input": {"range": [0, 1], "color": "sRGB", "min_size": weights.architecture.receptive_field},
-        "image": weights.info["image"],
         "command": " ".join(["python -m training.train --task", weights.info["task"], *flags]),
-        "code_commit": weights.info["code_commit"],
-        "versions": weights.info["versions"],
         "cost": {key: origin[key] for key in ("seconds", "processor", "threads", "gpu")},
     }
 
@@ -215,7 +217,7 @@ def export(folder: RunFolder, version: str | None = None) -> Path:
             f"{TOLERANCE:.0e}; the file was removed"
         )
     filename = f"{task}-{version}.safetensors" if version else path.name
-    entry = manifest_entry(filename, data, parse_weights(data, source=str(path)), trained.origin)
+    entry = manifest_entry(filename, data, trained.origin)
     write_whole(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
     print(f"{path}: {len(data)} bytes, sha256 {entry['sha256']}")
     print(f"features equal the trained networks' to {error:.1e} of their range")
