@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from task_losses import TaskLoss
 from training import export, train
 from training.config import Config
+from training.images import open_image, pyramid, resize_clipped
 from training.run_folder import RunFolder
 
 SMALL = ["--scales", "2", "--longest-side", "24", "--channels", "4", "--steps", "6", "--checkpoint-every", "2"]
@@ -78,10 +79,36 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, killed_afte
     with monkeypatch.context() as patch:
         patch.setattr(train.Scale, "step", dying)
         assert run(tmp_path / "broken", "--task", "denoise", form) == 130
+    with (tmp_path / "broken" / "losses.csv").open("a") as file:  # a row of a step after the checkpoint
+        file.write("11,1,9,9,9,9\n" if form == "--generator" else "11,1,9,9\n")
     assert train.main(["--out", str(tmp_path / "broken"), "--resume"]) == 0
     assert_same_weights(finished_weights(tmp_path / "whole"), finished_weights(tmp_path / "broken"))
     logs = [(tmp_path / name / "losses.csv").read_text() for name in ("whole", "broken")]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("form", ["from the level", "from the coarser level", "from the generator's output"])
+def test_what_a_scale_starts_from(tmp_path, monkeypatch, form):
+    seen = []
+    monkeypatch.setattr(train, "make_distortion", lambda config: lambda image, draws: seen.append(image) or image)
+    flag = {"from the level": "--no-upscale", "from the coarser level": "--upscale"}.get(form, "--generator")
+    assert run(tmp_path, "--task", "denoise", flag) == 0
+    _, coarse, fine = pyramid(open_image("skimage:chelsea")[0], scales=2, ratio=0.75, longest_side=24)
+    upscaled = resize_clipped(coarse, (fine.shape[2], fine.shape[3]))
+    start = seen[-1]
+    assert start.shape == fine.shape
+    assert torch.equal(start, fine) == (form == "from the level")
+    assert torch.equal(start, upscaled) == (form == "from the coarser level")
+
+
+def test_the_learning_rate_falls_for_the_last_steps():
+    scale = train.Scale(Config(steps=10, scales=1, lr=0.01), 0, torch.device("cpu"))
+    image = torch.rand(1, 3, 16, 16)
+    rates = []
+    for step in range(10):
+        scale.step(image, image.flip(-1), step, torch.Generator().manual_seed(0))
+        rates.append(scale.optimizers["discriminator"].param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01] * 8 + [0.001] * 2)
 
 
 def test_a_run_leaves_logs_pictures_and_curves(tmp_path):
