@@ -21,7 +21,7 @@ from task_losses.hub import HubOptions
 from task_losses.losses import RESOLUTIONS
 from task_losses.pictures import PictureError, read_picture, write_heat_map
 from task_losses.sources import is_published, load_weights, pinned_weights
-from task_losses.weights import Weights, embedded_weights
+from task_losses.weights import Weights, embedded_weights, manifest
 
 LOSSES: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
 
@@ -80,13 +80,16 @@ def info(options: argparse.Namespace) -> int:
     for number, content in enumerate(contents):
         if number:
             print()
-        _print_table({key: value for key, value in content.items() if key != "license_text"})
+        _print_table({key: value for key, value in content.items() if key not in ("license_text", "config")})
     return 0
 
 
 def describe(loss: TaskLoss) -> dict[str, Any]:
     """What is known of a loss's weights: their identity, what their file says, and what they cost to use."""
     about = {key: value for key, value in loss.weights_info.items() if key not in ("schema", "architecture", "task")}
+    entry = manifest()["weights"].get(loss.weights_info["task"], {})
+    if entry.get("sha256") == loss.weights_sha256:  # a released file: the manifest knows how it was made
+        about |= {"command": entry["command"], "training_cost": entry["cost"]}
     architecture = loss.architecture
     return {
         **_identity(loss),

@@ -185,6 +185,14 @@ class TestInfo:
         assert "MIT" in out
         assert "license text" not in out
 
+    def test_text_tells_how_released_weights_were_made(self, capsys: Captured) -> None:
+        assert main(["info", "--task", "jpeg"]) == 0
+        out = capsys.readouterr().out
+        assert "python -m training.train --task jpeg" in out
+        assert "CC0" in out
+        assert "training cost, seconds" in out
+        assert "penalty weight" not in out  # --json has all settings
+
     def test_all_released_weights(self, capsys: Captured) -> None:
         assert main(["info", "--json"]) == 0
         assert [content["task"] for content in json.loads(capsys.readouterr().out)] == ["sr", "denoise", "jpeg"]
