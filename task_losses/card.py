@@ -69,6 +69,7 @@ def _section(entry: Mapping[str, Any]) -> Iterator[str]:
         "scales": f"{len(architecture['channels'])}, of {_text(architecture['channels'])} channels",
         "convolutions per scale": architecture["depth"],
         "compared layers": architecture["taps"],
+        "distance": architecture.get("distance", "squared"),
     }
     yield _table("", "", {**file, **_flat(provenance)})
     if entry.get("metrics"):

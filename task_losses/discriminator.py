@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.2  # LeakyReLU of every discriminator, in training and here
+DISTANCES = ("squared", "absolute")
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,15 @@ class Architecture:
         ratio: size of a pyramid level relative to the next finer one.
         depth: number of 3x3 convolutions; the last one has a single output channel. No padding anywhere, so the
             receptive field is ``2 * depth + 1`` pixels.
-        taps: layers (1 to depth) whose outputs are compared.
+        taps: layers (1 to depth) whose outputs are compared; 0 is the image itself, at the scale's size.
+        distance: how two outputs are compared: by the mean of their ``"squared"`` or ``"absolute"`` differences.
     """
 
     channels: tuple[int, ...] = (32,) * 8
     ratio: float = 0.75
     depth: int = 5
     taps: tuple[int, ...] = (1, 4, 5)
+    distance: str = "squared"
 
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1:
@@ -37,8 +40,10 @@ class Architecture:
             raise ValueError(f"ratio must lie between 0 and 1, got {self.ratio}")
         if self.depth < 2:
             raise ValueError(f"depth must be at least 2, got {self.depth}")
-        if not self.taps or not set(self.taps) <= set(range(1, self.depth + 1)):
-            raise ValueError(f"taps must be layers from 1 to {self.depth}, got {self.taps}")
+        if not self.taps or not set(self.taps) <= set(range(self.depth + 1)):
+            raise ValueError(f"taps must be layers from 0 (the image) to {self.depth}, got {self.taps}")
+        if self.distance not in DISTANCES:
+            raise ValueError(f"distance must be {' or '.join(DISTANCES)}, got {self.distance!r}")
 
     @property
     def scales(self) -> int:
@@ -64,13 +69,16 @@ class FrozenDiscriminator(nn.Module):
 
     Args:
         layers: (weight, bias) of each convolution; weights are (outputs, inputs, 3, 3).
-        taps: layers, counted from 1, whose outputs are compared.
+        taps, distance: see :class:`Architecture`.
     """
 
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], taps: Sequence[int]) -> None:
+    def __init__(
+        self, layers: Sequence[tuple[Tensor, Tensor]], taps: Sequence[int], distance: str = Architecture.distance
+    ) -> None:
         super().__init__()
         self.depth = len(layers)
         self.taps = tuple(taps)
+        self.squared = distance == "squared"
         for index, (weight, bias) in enumerate(layers):
             self.register_buffer(f"weight{index}", weight.detach().clone(), persistent=False)
             self.register_buffer(f"bias{index}", bias.detach().clone(), persistent=False)
@@ -80,31 +88,35 @@ class FrozenDiscriminator(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features at the taps. image: (N, 3, H, W) in [0, 1]; a tap after layer l is (N, C, H - 2l, W - 2l)."""
-        return [x for i, x in enumerate(self._outputs(image), start=1) if i in self.taps]
+        outputs = (x for i, x in enumerate(self._outputs(image), start=1) if i in self.taps)
+        return [image, *outputs] if 0 in self.taps else list(outputs)
 
     def _outputs(self, x: Tensor) -> Iterator[Tensor]:
         """Outputs of the layers, one by one, so that without gradient recording only those kept take memory."""
-        for index, (weight, bias) in enumerate(self.layers()):
+        for index, (weight, bias) in enumerate(self.layers()[: max(self.taps)]):
             x = F.conv2d(x, weight, bias)
             if index < self.depth - 1:
                 x = F.leaky_relu_(x, SLOPE)  # in place: its derivative can be read off its result
             yield x
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Sum over taps of the mean squared feature difference of each image: (N,)."""
+        """Sum over taps of the mean feature difference of each image, squared or absolute: (N,)."""
         pairs = zip(self(pred), self(target), strict=True)  # no weight requires grad: each side's graph is its own
-        return torch.stack([(x - y).square().mean(dim=(1, 2, 3)) for x, y in pairs]).sum(dim=0)
+        return torch.stack([self._size(x - y).mean(dim=(1, 2, 3)) for x, y in pairs]).sum(dim=0)
+
+    def _size(self, difference: Tensor) -> Tensor:
+        return difference.square() if self.squared else difference.abs()
 
     def distance_map(self, pred: Tensor, target: Tensor) -> Tensor:
         """Where :meth:`distance` comes from: (N, 1, H, W), not negative, with that distance as its mean.
 
-        A squared feature difference belongs to all pixels that the feature sees, so it is spread evenly over its
+        A feature's difference belongs to all pixels that the feature sees, so it is spread evenly over its
         receptive field. Pixels at the border are seen by fewer features and get less.
         """
         height, width = pred.shape[2:]
         total = pred.new_zeros(len(pred), 1, height, width)
         for tap, x, y in zip(sorted(self.taps), self(pred), self(target), strict=True):
-            difference = (x - y).square().mean(dim=1, keepdim=True)
+            difference = self._size(x - y).mean(dim=1, keepdim=True)
             # A full correlation with a box: the sum stays, the area grows from the features' to the image's.
             spread = F.avg_pool2d(F.pad(difference, (2 * tap,) * 4), 2 * tap + 1, stride=1)
             total = total + spread * (height * width / (difference.shape[2] * difference.shape[3]))
@@ -124,23 +136,32 @@ class FrozenDiscriminator(nn.Module):
         pred = pred.contiguous(memory_format=torch.channels_last)
         target = target.contiguous(memory_format=torch.channels_last)
         references = self(target)
-        outputs = list(self._outputs(pred))
+        outputs = [pred, *self._outputs(pred)]
         total = pred.new_zeros(len(pred))
         gradient: Tensor | None = None
-        for index in reversed(range(self.depth)):
-            output = outputs.pop()
-            if index + 1 in self.taps:
-                difference = references.pop().neg_().add_(output)
-                elements = difference[0].numel()
-                total += torch.linalg.vector_norm(difference, dim=(1, 2, 3)).square() / elements
-                difference *= 2 / elements
-                gradient = difference if gradient is None else gradient.add_(difference)
-                del difference
-            if gradient is None:  # no tap at or above this layer
-                continue
-            if index < self.depth - 1:
+        while outputs:  # from the last layer that is compared down to the image, which is layer 0
+            output, layer = outputs.pop(), len(outputs)
+            if layer in self.taps:
+                distance, by_output = self._distance_and_derivative(output, references.pop())
+                total += distance
+                gradient = by_output if gradient is None else gradient.add_(by_output)
+                del by_output
+            assert gradient is not None
+            if layer == 0:
+                break
+            if layer < self.depth:
                 gradient = torch.ops.aten.leaky_relu_backward(gradient, output, SLOPE, True)
-            weight = getattr(self, f"weight{index}")
+            weight = getattr(self, f"weight{layer - 1}")
             gradient = F.conv2d(gradient, weight.flip(2, 3).transpose(0, 1), padding=2)
         assert gradient is not None
         return total, gradient
+
+    def _distance_and_derivative(self, output: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """One tap's distances (N,), and their derivative by ``output``."""
+        difference = output - reference
+        elements = difference[0].numel()
+        if self.squared:
+            distance = torch.linalg.vector_norm(difference, dim=(1, 2, 3)).square() / elements
+            return distance, difference.mul_(2 / elements)
+        distance = torch.linalg.vector_norm(difference, ord=1, dim=(1, 2, 3)) / elements
+        return distance, difference.sign_().div_(elements)

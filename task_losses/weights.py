@@ -277,6 +277,7 @@ def architecture_from_dict(content: dict[str, Any]) -> Architecture:
         ratio=float(content["ratio"]),
         depth=int(content["depth"]),
         taps=tuple(int(tap) for tap in content["taps"]),
+        distance=content.get("distance", Architecture.distance),
     )
 
 
