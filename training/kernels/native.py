@@ -8,19 +8,23 @@ a C compiler that knows GCC's vectors (gcc, clang).
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
-from training.kernels.reference import EPS, Activation, Block, Operations, Passed, Trace
+from training.kernels import reference
+from training.kernels.reference import EPS, Activation, Block, CriticGradients, Operations, Passed, Trace
 from training.provenance import processor
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("winograd.c", "norm.c"))
@@ -29,10 +33,18 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-
 SUMS = 3  # as in norm.c
 TILES_A_CHUNK = 48
 MOST_CHUNKS = 16
+TOLERANCE = 1e-4  # of an operation's largest value; Winograd's rounding is near 1e-5
 
 # The transform of a kernel's three taps to Winograd's points 0, 1, -1, 2, -2 and infinity; in two dimensions 36 x 9.
 TAPS_TO_POINTS = torch.tensor(
-    [[1 / 4, 0, 0], [-1 / 6] * 3, [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6] * 3,
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
     dtype=torch.float64,
 )
 KERNEL_TO_POINTS = torch.kron(TAPS_TO_POINTS, TAPS_TO_POINTS)
@@ -136,11 +148,83 @@ class NativeOperations(Operations):
         pointers = (x.data_ptr() for x in (raw, output, mean, rstd, scale))
         return _Layer(*pointers, raw.numel() // self.width, SLOPE)
 
-    def _call(self, name: str, *arguments: Tensor | int | ctypes._SimpleCData | _Layer) -> None:
+    def _call(self, name: str, *arguments: Tensor | int | ctypes.c_long | ctypes.c_double | _Layer) -> None:
         """Calls a function of the library; tensors go as pointers, structures by reference."""
-        passed = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
-        passed = [ctypes.byref(a) if isinstance(a, _Layer) else a for a in passed]
-        getattr(self._library, name)(*passed, torch.get_num_threads())
+
+        def passed(argument: Any) -> Any:
+            if isinstance(argument, Tensor):
+                return ctypes.c_void_p(argument.data_ptr())
+            return ctypes.byref(argument) if isinstance(argument, _Layer) else argument
+
+        getattr(self._library, name)(*map(passed, arguments), torch.get_num_threads())
+
+
+@torch.no_grad()
+def critic_gradients_of_runs(
+    parameters: Sequence[Sequence[Tensor]],
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    mix: Sequence[float],
+    penalty_weight: float,
+    shared_norm: bool = True,
+) -> list[CriticGradients]:
+    """As :func:`training.kernels.reference.critic_gradients_of_runs`, for float32 on the CPU.
+
+    Raises:
+        Unavailable: see :class:`NativeOperations`.
+    """
+    chosen = operations(len(parameters[0][1]))
+    return reference.critic_gradients_of_runs(parameters, real, fake, mix, penalty_weight, shared_norm, chosen)
+
+
+@functools.cache
+def operations(width: int) -> NativeOperations:
+    """The operations for a width, after a check against plain torch.
+
+    Raises:
+        Unavailable: see :class:`NativeOperations`; or the check failed.
+    """
+    native = NativeOperations(width)
+    for name, error in errors(native).items():
+        if not error <= TOLERANCE:
+            raise Unavailable(
+                f"compiled {name} differs from torch's by {error:.1e} of its range, allowed are {TOLERANCE}"
+            )
+    return native
+
+
+def errors(native: NativeOperations) -> dict[str, float]:
+    """Largest difference of each operation's result from plain torch's, relative to the largest value."""
+    plain, width = Operations(), native.width
+    draws = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draws)
+
+    images, small, weight = random(2, width, 15, 22), random(2, width, 13, 20), random(width, width, 3, 3)
+    block = Block(weight, random(width), random(width))
+    activation = plain.normalise(small, block)
+    first, second = plain.back(random(*small.shape), activation), random(*small.shape)
+    along = plain.along(second, activation, first.before)
+    trace = Trace(first.before, first.sums, along.before, along.sums, weight)
+    double = trace._replace(adjoint_sums=first.sums.double(), tangent_sums=along.sums.double())
+    gradient = random(*small.shape)
+    pairs: dict[str, tuple[Sequence[Tensor], Sequence[Tensor]]] = {
+        "convolution": ([native.convolve(images, weight)], [plain.convolve(images, weight)]),
+        "input gradient": ([native.input_gradient(small, weight)], [plain.input_gradient(small, weight)]),
+        "weight gradient": ([native.weight_gradient(images, small)], [plain.weight_gradient(images, small)]),
+        "normalisation": (native.normalise(small, block), activation),
+        "backward pass": (native.back(gradient.clone(), activation), plain.back(gradient, activation)),
+        "tangent pass": (native.along(second, activation, first.before), along),
+        "second-order pass": (
+            native.back_twice(gradient.clone(), activation, double),
+            plain.back_twice(gradient, activation, trace),
+        ),
+    }
+    return {
+        name: max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, expected, strict=True))
+        for name, (found, expected) in pairs.items()
+    }
 
 
 def compiled(width: int) -> Path:

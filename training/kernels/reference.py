@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from task_losses.discriminator import SLOPE
 
-EPS = 1e-5  # BatchNorm's default
+EPS, MOMENTUM = 1e-5, 0.1  # BatchNorm's defaults
 
 
 class CriticGradients(NamedTuple):
@@ -102,7 +103,8 @@ class Operations:
 
     def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
         """From the gradient by :meth:`convolve`'s output, that by its weight."""
-        return torch.nn.grad.conv2d_weight(x, [gradient.shape[1], x.shape[1], 3, 3], gradient)
+        result: Tensor = conv2d_weight(x, [gradient.shape[1], x.shape[1], 3, 3], gradient)
+        return result
 
     def normalise(self, raw: Tensor, block: Block) -> Activation:
         """LeakyReLU(BatchNorm(raw)), by the statistics of ``raw``."""
@@ -199,6 +201,45 @@ def critic_gradients(
     )
 
 
+def critic_gradients_of_runs(
+    parameters: Sequence[Sequence[Tensor]],
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    mix: Sequence[float],
+    penalty_weight: float,
+    shared_norm: bool = True,
+    operations: Operations | None = None,
+) -> list[CriticGradients]:
+    """Steps of several critics, each as :func:`critic_gradients` makes it.
+
+    One after the other: on the CPU a step fills the cores by itself. On a GPU it does not, and the Triton kernels
+    make all in the same launches.
+    """
+    return [
+        critic_gradients(*run, penalty_weight, shared_norm, operations)
+        for run in zip(parameters, real, fake, mix, strict=True)
+    ]
+
+
+@torch.no_grad()
+def update_running_statistics(
+    norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int]
+) -> None:
+    """Moves the running statistics as BatchNorm does in training mode, by one group after the other.
+
+    Args:
+        norms: of the critic's blocks.
+        statistics: as in :class:`CriticGradients`.
+        counts: numbers that went into each block's statistics of a group and a channel: images times pixels.
+    """
+    for norm, (means, variances), count in zip(norms, statistics, counts, strict=True):
+        for mean, variance in zip(means, variances, strict=True):
+            norm.get_buffer("running_mean").mul_(1 - MOMENTUM).add_(mean, alpha=MOMENTUM)
+            unbiased = variance * (count / (count - 1))
+            norm.get_buffer("running_var").mul_(1 - MOMENTUM).add_(unbiased, alpha=MOMENTUM)
+        norm.get_buffer("num_batches_tracked").add_(len(means))
+
+
 class Group:
     """Images that are normalised together, and the passes over them.
 
@@ -247,7 +288,7 @@ class Group:
             adjoints.append(passed)
             wanted = passed.result if index else passed.result[-count:]
             gradient = operations.input_gradient(wanted, self.blocks[index].weight)
-        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
         excess = norm - 1
         # Where the gradient vanishes its norm has no derivative: zero, as autograd takes it.
         factor = torch.where(norm > 0, 2 * weight / norm.numel() * excess / norm, 0)
@@ -291,8 +332,8 @@ class Group:
         """(B, C, 3, 3): for each tap of the last convolution, the sum over the pixels of x that it sees."""
         rows, columns = (_band(size).to(x) for size in self.size)
         images, channels, height, width = x.shape
-        by_row = rows @ x.permute(0, 2, 3, 1).reshape(images, height, width * channels)
-        by_pixel = columns @ by_row.view(images, 3, width, channels)
+        by_row: Tensor = rows @ x.permute(0, 2, 3, 1).reshape(images, height, width * channels)
+        by_pixel: Tensor = columns @ by_row.view(images, 3, width, channels)
         return by_pixel.permute(0, 3, 1, 2)
 
 
