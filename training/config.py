@@ -7,7 +7,7 @@ import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
-from task_losses.discriminator import Architecture
+from task_losses.discriminator import DISTANCES, Architecture
 
 BUILTIN_TASKS = ("sr", "denoise", "jpeg")
 KERNELS = ("auto", "triton", "native", "reference", "autograd")
@@ -36,10 +36,13 @@ class Config:
     ratio: float = setting(0.75, "size of a level relative to the next finer one")
     longest_side: int = setting(200, "longest side of the finest level, in pixels")
     channels: tuple[int, ...] = setting((32,), "width of the discriminators: one for all scales, or one per scale")
-    taps: tuple[int, ...] = setting((1, 4, 5), "layers whose outputs the loss compares")
+    taps: tuple[int, ...] = setting((0, 4), "layers whose outputs the loss compares; 0 is the image itself")
+    distance: str = setting("squared", f"how it compares them: by {' or '.join(DISTANCES)} differences")
+    image_share: float = setting(0.5, "share of the image itself in the loss, where 0 is among the taps")
 
     generator: bool = setting(False, "the paper's adversary; without it the distorted level itself is the fake")
     upscale: bool = setting(True, "distort the upscaled coarser level, as the paper does; without, the level itself")
+    wiener: int = setting(5, "side of the linear filter that restores the distorted level first; 0 for none")
     steps: int = setting(100, "steps per scale")
     critic_updates: int = setting(1, "updates of the discriminator per step")
     generator_updates: int = setting(1, "updates of the generator per step")
@@ -73,6 +76,12 @@ class Config:
                 self.task == "sr" and not self.upscale and self.distortion is None,
                 "without --upscale the task sr has no distortion to learn from",
             ),
+            (
+                self.wiener != 0 and (self.wiener < 0 or self.wiener % 2 == 0),
+                f"wiener must be an odd number of pixels, or 0 for no filter, got {self.wiener}",
+            ),
+            (max(self.taps, default=0) == 0, f"taps must name a layer above 0, the image itself; got {self.taps}"),
+            (not 0 < self.image_share < 1, f"image-share must lie between 0 and 1, got {self.image_share}"),
             (self.steps < 1, f"steps must be at least 1, got {self.steps}"),
             (self.critic_updates < 1, f"critic-updates must be at least 1, got {self.critic_updates}"),
             (self.generator_updates < 1, f"generator-updates must be at least 1, got {self.generator_updates}"),
@@ -104,7 +113,7 @@ class Config:
     @property
     def architecture(self) -> Architecture:
         channels = self.channels * self.scales if len(self.channels) == 1 else self.channels
-        return Architecture(channels=channels, ratio=self.ratio, taps=self.taps)
+        return Architecture(channels=channels, ratio=self.ratio, taps=self.taps, distance=self.distance)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)

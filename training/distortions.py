@@ -19,9 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from training.config import Config
+from training.wiener import wiener_restored
 
 # (1, 3, H, W) in [0, 1], and the source of randomness -> the distorted image, same shape.
 Distortion = Callable[[Tensor, torch.Generator], Tensor]
+# What it is applied to, the image to restore from that, the source of randomness -> what the critic meets.
+Adversary = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 def make_distortion(config: Config) -> Distortion:
@@ -44,6 +47,18 @@ def make_distortion(config: Config) -> Distortion:
         f"no built-in distortion for the task {config.task!r}: use sr, denoise or jpeg, "
         "or name your own function with --distortion module:function"
     )
+
+
+def make_adversary(config: Config) -> Adversary:
+    """The distortion of a configuration, followed by the Wiener filter where it asks for one.
+
+    Raises:
+        ValueError: see :func:`make_distortion`.
+    """
+    distort = make_distortion(config)
+    if not config.wiener:
+        return lambda start, image, generator: distort(start, generator)
+    return lambda start, image, generator: wiener_restored(distort(start, generator), image, config.wiener)
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:

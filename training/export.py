@@ -3,8 +3,8 @@
     python -m training.export runs/jpeg                     # runs/jpeg/jpeg.safetensors
     python -m training.export runs/jpeg --release v2        # into the package and its manifest
 
-Folds BatchNorm and the input range into the convolutions, writes the file, reads it back through ``task_losses``,
-compares its features with the trained networks', and writes the manifest's entry.
+Folds BatchNorm and the input range into the convolutions, scales the features, writes the file, reads it back
+through ``task_losses``, compares its features with the trained networks', and writes the manifest's entry.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from training.images import open_image, pyramid
 from training.networks import Block, Discriminator
 from training.provenance import ROOT
 from training.run_folder import RunFolder
+from training.scaling import feature_scale, scaled
 
 # Largest difference between a trained network's features and the file's, relative to the features' largest value.
 TOLERANCE = 1e-4
@@ -103,9 +104,11 @@ def fold(discriminator: Discriminator, input_range: tuple[float, float]) -> list
 def weight_file(trained: Trained) -> bytes:
     """The bytes of the weight file of a run, with its provenance."""
     config = trained.config
+    folded = [fold(discriminator, config.input_range) for discriminator in trained.discriminators]
+    factor = feature_scale(folded, config)
     tensors = {}
-    for scale, discriminator in enumerate(trained.discriminators):
-        for layer, (weight, bias) in enumerate(fold(discriminator, config.input_range), start=1):
+    for scale, layers in enumerate(folded):
+        for layer, (weight, bias) in enumerate(scaled(layers, factor), start=1):
             tensors[f"scale{scale}.conv{layer}.weight"] = weight
             tensors[f"scale{scale}.conv{layer}.bias"] = bias
     _, source = open_image(config.image, config.image_licence)
@@ -113,6 +116,7 @@ def weight_file(trained: Trained) -> bytes:
         "task": config.task,
         "config": json.loads(config.to_json()),
         "image": asdict(source),
+        "feature_scale": factor,
         "license": "MIT",
         "code_commit": trained.origin["commit"],
         "versions": {"task_losses": task_losses.__version__, "torch": trained.origin["torch"]},
@@ -130,8 +134,10 @@ def largest_error(trained: Trained, loss: TaskLoss) -> float:
     worst = 0.0
     for level, discriminator, frozen in zip(levels, trained.discriminators, loss.discriminators, strict=True):
         outputs = discriminator.outputs(low + (high - low) * level)
-        for tap, exported in zip(config.architecture.taps, frozen(level), strict=True):
-            expected = outputs[tap - 1]
+        for tap, exported in zip(sorted(config.taps), frozen(level), strict=True):
+            if tap == 0:  # the image itself
+                continue
+            expected = loss.weights_info["feature_scale"] * outputs[tap - 1]
             worst = max(worst, ((exported - expected).abs().max() / expected.abs().max()).item())
     return worst
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.config import Config, add_flags, given_settings
-from training.distortions import make_distortion, uniform
+from training.distortions import make_adversary, make_distortion, uniform
 from training.images import open_image, pyramid, resize_clipped
 from training.kernels import Judged, Request, choose
 from training.networks import Discriminator, Generator, Network
@@ -84,7 +84,7 @@ def course(
     device = torch.device(device_name(config.device))
     source, _ = open_image(config.image, config.image_licence)
     levels = pyramid(source, config.scales, config.ratio, config.longest_side)
-    distort = make_distortion(config)
+    distort = make_adversary(config)
     draws = torch.Generator().manual_seed(config.seed)
     origin, begun = machine() | {"kernels": kernels, "seconds": 0.0}, time.monotonic()
 
@@ -122,7 +122,8 @@ def course(
         start = resize_clipped(coarser, (real.shape[2], real.shape[3])) if config.upscale else real
 
         while step < config.steps:
-            losses = yield from current.step(real.to(device), distort(start, draws).to(device), step, draws)
+            distorted = distort(start, real, draws)
+            losses = yield from current.step(real.to(device), distorted.to(device), step, draws)
             folder.log(scale * config.steps + step, scale, losses)
             step += 1
             rate = progress.format_dict.get("rate") or 0
@@ -131,7 +132,7 @@ def course(
             if step % config.checkpoint_every == 0 and step < config.steps:
                 save(current.state())
 
-        distorted = distort(start, draws)
+        distorted = distort(start, real, draws)
         attempt = current.attempt(distorted.to(device)).cpu()
         folder.save_preview(scale, (real, distorted, attempt))
         # With a generator the next scale builds on its output, otherwise on the true level.

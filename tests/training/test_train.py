@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from task_losses import TaskLoss
-from training import export, train
+from training import distortions, export, train
 from training.config import Config
 from training.images import open_image, pyramid, resize_clipped
 from training.kernels import choose
@@ -91,7 +91,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, killed_afte
 @pytest.mark.parametrize("form", ["from the level", "from the coarser level", "from the generator's output"])
 def test_what_a_scale_starts_from(tmp_path, monkeypatch, form):
     seen = []
-    monkeypatch.setattr(train, "make_distortion", lambda config: lambda image, draws: seen.append(image) or image)
+    monkeypatch.setattr(distortions, "make_distortion", lambda config: lambda image, draws: seen.append(image) or image)
     flag = {"from the level": "--no-upscale", "from the coarser level": "--upscale"}.get(form, "--generator")
     assert run(tmp_path, "--task", "denoise", flag) == 0
     _, coarse, fine = pyramid(open_image("skimage:chelsea")[0], scales=2, ratio=0.75, longest_side=24)

@@ -1,0 +1,60 @@
+"""Brings the features of a trained critic to the image's own scale.
+
+WGAN leaves the magnitude of a critic to chance. Scaled to what the image itself would say of the same distortion, a
+loss has the size of a sum of pixel losses whatever the training was, and features and image can be added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from task_losses.discriminator import FrozenDiscriminator
+from training.config import Config
+from training.distortions import make_adversary
+from training.images import open_image, pyramid, resize_clipped
+
+DRAWS = 8  # of the distortion's strength, at each scale
+Layers = Sequence[tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def feature_scale(discriminators: Sequence[Layers], config: Config) -> float:
+    """The factor for all features that gives them their share of the loss on the training image.
+
+    With the image among the taps its share is ``image_share``; without it the features weigh as much as it would.
+
+    Args:
+        discriminators: folded layers of each scale.
+    """
+    of_image = of_features = 0.0
+    above = tuple(tap for tap in config.taps if tap > 0)
+    for layers, start, level in zip(discriminators, *_levels(config), strict=True):
+        adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
+        features = FrozenDiscriminator(layers, above, config.distance)
+        image = FrozenDiscriminator(layers, (0,), config.distance)
+        for _ in range(DRAWS):
+            distorted = adversary(start, level, draws)
+            of_features += features.distance(distorted, level).item()
+            of_image += image.distance(distorted, level).item()
+    share = config.image_share if 0 in config.taps else 0.5
+    factor = of_image / of_features * (1 - share) / share
+    return factor**0.5 if config.distance == "squared" else factor
+
+
+def scaled(layers: Layers, factor: float) -> list[tuple[Tensor, Tensor]]:
+    """Layers whose outputs are those of ``layers`` times a positive factor: LeakyReLU lets it through."""
+    (weight, bias), *others = layers
+    return [(weight * factor, bias * factor), *((weight, bias * factor) for weight, bias in others)]
+
+
+def _levels(config: Config) -> tuple[list[Tensor], list[Tensor]]:
+    """For each scale what the distortion is applied to, and the level that it should be."""
+    image, _ = open_image(config.image, config.image_licence)
+    every = pyramid(image, config.scales, config.ratio, config.longest_side)
+    levels = every[1:]
+    if not config.upscale:
+        return levels, levels
+    return [resize_clipped(x, (y.shape[2], y.shape[3])) for x, y in zip(every, levels, strict=False)], levels
