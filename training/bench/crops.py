@@ -89,7 +89,8 @@ def restored_by(row: Row, task: str, degraded: Tensor) -> Tensor:
     path = row.files[min(row.seeds)].with_suffix(".safetensors")
     if not path.is_file():
         raise FileNotFoundError(
-            f"the network of {row.label!r}, {path.name}, must lie beside its result file: run it anew"
+            f"the network of {row.label!r} must lie beside its result file as {path.name!r}, and does not: copy the whole "
+            "folder, or delete the result file and run the cell anew"
         )
     recipe = row.results[0]["config"]["recipe"]
     network = make_restorer(task, recipe["width"], recipe["depth"], seed=0)
@@ -134,7 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add_condition_flags(parser)
     options = parser.parse_args(arguments)
-    torch.set_grad_enabled(False)
     conditions, ours = conditions_of(options), candidates(options.ours)
     rows_of_tasks = read_rows(options.results, conditions)
     options.images.mkdir(parents=True, exist_ok=True)
