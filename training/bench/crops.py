@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
 from torch import Tensor
@@ -89,7 +88,7 @@ def restored_by(row: Row, task: str, degraded: Tensor) -> Tensor:
     path = row.files[min(row.seeds)].with_suffix(".safetensors")
     if not path.is_file():
         raise FileNotFoundError(
-            f"the network of {row.label!r} must lie beside its result file as {path.name!r}, and does not: copy the whole "
+            f"the network of {row.label!r} must lie beside its result file as {path.name!r}: copy the whole "
             "folder, or delete the result file and run the cell anew"
         )
     recipe = row.results[0]["config"]["recipe"]
