@@ -97,3 +97,12 @@ def test_images_that_disagree_widen_the_interval_between_fronts() -> None:
     assert found is not None
     assert found.interval is not None
     assert found.interval.high - found.interval.low == pytest.approx(2 * 1.96 * noisy.std() / 40**0.5, rel=0.1)
+
+
+def test_a_bent_front_is_followed_from_point_to_point() -> None:
+    bent = points((30, 0.8), (28, 0.2), (29, 0.3))
+    for psnr, expected in ((28.5, 0.25), (29, 0.3), (29.5, 0.55), (28, 0.2), (30, 0.8)):
+        found = front_difference(bent, points((psnr, 0.0)))
+        assert found is not None
+        assert found.interval is not None
+        assert (found.interval.mean, found.interval.low) == pytest.approx((expected, expected))
