@@ -73,6 +73,15 @@ def test_any_row_can_be_the_baseline(tmp_path: Path) -> None:
     assert found.mean == pytest.approx(0.02)
 
 
+def test_tables_say_whether_results_settle(tmp_path: Path) -> None:
+    path = write_cell(tmp_path, "sr", "ours")
+    result = json.loads(path.read_text())
+    result["curve"] = [{"step": step, "psnr": step / 100} for step in (0, 100, 200, 300)]
+    path.write_text(json.dumps(result))
+    text = render(read_rows(tmp_path, CONDITIONS), CONDITIONS, [])
+    assert "| `ours` | +1.000 |  |" in text
+
+
 def test_a_front_runs_from_the_loss_alone_to_l1(tmp_path: Path) -> None:
     for ratio in (None, 2.0, 0.5):
         write_cell(tmp_path, "sr", "ours", ratio=ratio)

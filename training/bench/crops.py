@@ -78,7 +78,7 @@ def panels(
             print(f"{task}: {label} is left out: the study has no such row", file=sys.stderr)
             continue
         restored = restored_by(rows[label], task, degraded)
-        name = f"ours: {label}" if label == ours and label != "ours" else label
+        name = f"ours{label.removeprefix(rows[label].loss)}" if label == ours else label
         made.append(Panel([name, _scored(restored, reference, scores)], restored))
     return [*made, Panel(["reference", ""], reference)]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
 
+from training.bench.cells import CURVE_METRICS
 from training.bench.metrics import METRICS
 from training.bench.peers import WITHOUT_TRAINING
 from training.bench.rows import Conditions, Row, Rows, front, mixed_losses
@@ -23,6 +25,9 @@ def render(rows_of_tasks: Mapping[str, Rows], conditions: Conditions, baselines:
     parts = []
     for task, rows in rows_of_tasks.items():
         parts += [f"## {heading(task, conditions)}", _means(rows, conditions.metrics)]
+        if any(_change(row, name) is not None for row in rows.values() for name in CURVE_METRICS):
+            parts += ["Change over the last third of the steps, on the curve's crops (do the results settle?):"]
+            parts += [_settling(rows)]
         for label in baselines:
             if label not in rows:
                 continue
@@ -47,6 +52,27 @@ def _means(rows: Rows, metrics: Sequence[str]) -> str:
         shown = ["" if value is None else f"{value:.{digits}f}" for value, digits in figures]
         lines.append([f"`{row.label}`", str(len(row.seeds)), *shown])
     return table(head, lines)
+
+
+def _settling(rows: Rows) -> str:
+    lines = []
+    for row in rows.values():
+        changes = [(name, _change(row, name)) for name in CURVE_METRICS]
+        if any(change is not None for _, change in changes):
+            cells = ["" if change is None else f"{change:+.{METRICS[name].digits}f}" for name, change in changes]
+            lines.append([f"`{row.label}`", *cells])
+    return table(["loss", *map(_title, CURVE_METRICS)], lines)
+
+
+def _change(row: Row, metric: str) -> float | None:
+    """How far the curves' last points lie from those nearest two thirds of the way, a mean over the seeds."""
+    changes = []
+    for result in row.results:
+        points = [(point["step"], point[metric]) for point in result.get("curve", []) if metric in point]
+        if len(points) > 1:
+            steps, last = points[-1]
+            changes.append(last - min(points[:-1], key=lambda point: abs(point[0] - 2 / 3 * steps))[1])
+    return mean(changes) if changes else None
 
 
 def _differences(rows: Rows, baseline: str, metrics: Sequence[str]) -> str:
