@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,6 @@ from training.bench.data import test_pair as make_test_pair
 from training.bench.peers import Sources, find_peer
 from training.bench.restoration import mixed_with_l1, train
 from training.bench.restorers import make_restorer
-from training.bench.statistics import difference_at_equal, paired_difference
 
 
 def picture(name: str, height: int = 96, width: int = 112, seed: int = 0) -> Picture:
@@ -118,17 +116,19 @@ def test_an_interrupted_cell_is_made_anew(folders: tuple[Path, Path], tmp_path: 
 
 def test_the_tables_hold_every_row_and_difference(folders: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(folders, out, "--tasks", "jpeg", "--losses", "input", "l1", "random", "ours", "--ratios", "alone", "0.5")
+    losses = ["--losses", "input", "l1", "random", "ours", "--ratios", "alone", "0.5", "--metrics", "psnr", "ssim"]
+    run(folders, out, "--tasks", "jpeg", *losses)
     text = (out / "tables.md").read_text()
     for label in ("`input`", "`l1`", "`random`", "`random + L1, 0.5`", "`ours`", "`ours + L1, 0.5`"):
         assert label in text
-    for heading in ("Difference to `l1`", "Difference to `random`", "at the PSNR of `random`"):
+    for heading in ("Difference to `l1`", "Difference to `random`", "At equal PSNR", "less those of `random`"):
         assert heading in text
     for result in results(out).values():
         if result["config"]["ratio"] is not None:
             assert result["weight"] > 0
         if result["config"]["loss"] not in ("input", "start"):
             assert result["loss_seconds"] <= result["seconds"]
+            assert result["loss_memory_mb"] < result["memory_mb"]
             assert [point["step"] for point in result["curve"]] == [0, 1, 2]
 
 
@@ -231,6 +231,15 @@ def test_a_loss_that_cannot_be_had_is_explained(name: str, message: str) -> None
         find_peer(name, "sr", Sources())
 
 
+def test_a_crossed_loss_is_named_by_its_task_and_is_no_other_loss_on_its_own() -> None:
+    own, named, crossed = (find_peer(name, "sr", Sources()) for name in ("ours", "ours:sr", "ours:jpeg@full"))
+    assert (own.label, own.identity) == (named.label, named.identity)
+    assert crossed.label == "ours:jpeg@full"
+    first, second = picture("a").image, picture("b", seed=1).image
+    value = crossed.build(0)(first, second).item()
+    assert value == find_peer("ours@full", "jpeg", Sources()).build(0)(first, second).item()
+
+
 def test_the_random_control_follows_the_seed_and_the_resolution() -> None:
     first, second = picture("a").image, picture("b", seed=1).image
     pyramid, full = find_peer("random", "sr", Sources()), find_peer("random@full", "sr", Sources())
@@ -238,57 +247,3 @@ def test_the_random_control_follows_the_seed_and_the_resolution() -> None:
     values = [peer.build(seed)(first, second).item() for peer, seed in ((pyramid, 0), (pyramid, 1), (full, 0))]
     assert len(set(values)) == 3
     assert values[0] == pyramid.build(0)(first, second).item()
-
-
-def scores_of(table: np.ndarray) -> dict[tuple[int, str], float]:
-    return {(seed, str(image)): value for seed, row in enumerate(table) for image, value in enumerate(row)}
-
-
-def test_what_makes_an_image_hard_cancels_in_a_paired_difference() -> None:
-    baseline = np.random.default_rng(0).normal(25, 5, (3, 20))
-    interval = paired_difference(scores_of(baseline + 0.1), scores_of(baseline))
-    assert interval is not None
-    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert interval.excludes_zero
-
-
-def test_the_interval_of_one_seed_is_that_of_the_mean_over_images() -> None:
-    differences = np.random.default_rng(0).normal(0.3, 1, (1, 400))
-    interval = paired_difference(scores_of(differences), scores_of(np.zeros_like(differences)))
-    assert interval is not None
-    expected = 1.96 * differences.std() / 20
-    assert interval.high - interval.mean == pytest.approx(expected, rel=0.1)
-    assert interval.mean - interval.low == pytest.approx(expected, rel=0.1)
-
-
-def test_seeds_that_disagree_widen_the_interval() -> None:
-    differences = np.array([[1.0], [-0.8]]).repeat(50, axis=1)
-    interval = paired_difference(scores_of(differences), scores_of(np.zeros_like(differences)))
-    assert interval is not None
-    assert (interval.low, interval.high) == pytest.approx((-0.8, 1.0))
-    assert not interval.excludes_zero
-
-
-def test_only_shared_seeds_and_images_count() -> None:
-    table = np.ones((2, 5))
-    assert paired_difference({}, scores_of(table)) is None
-    one_seed = paired_difference(scores_of(3 * table[:1]), scores_of(table))
-    assert one_seed is not None
-    assert one_seed.mean == 2
-    incomplete = scores_of(table)
-    del incomplete[1, "3"]
-    with pytest.raises(ValueError, match="every seed must have every image"):
-        paired_difference(incomplete, scores_of(table))
-
-
-def test_a_front_is_read_at_the_psnr_of_the_baseline() -> None:
-    generator = np.random.default_rng(0)
-    hard = generator.normal(0, 3, (2, 30))  # moves the images' PSNR, not the differences
-    front = [(scores_of(hard + psnr), scores_of(np.full_like(hard, value))) for psnr, value in ((30, 0.4), (28, 0.2))]
-    baseline = (scores_of(hard + 29), scores_of(np.full_like(hard, 0.35)))
-    interval = difference_at_equal(front, baseline)
-    assert interval is not None
-    assert (interval.mean, interval.low, interval.high) == pytest.approx((-0.05, -0.05, -0.05))
-    above = difference_at_equal(front, (scores_of(hard + 31), scores_of(np.full_like(hard, 0.35))))
-    assert above is not None
-    assert above.mean == pytest.approx(0.05)

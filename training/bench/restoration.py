@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -160,6 +161,7 @@ class Training:
         seconds: median of a whole step.
         loss_seconds: median of the loss's forward and backward pass.
         loss_memory_mb: peak memory of these passes beyond what stood before; None where it cannot be measured.
+        memory_mb: the same of a whole step: the network with its gradients and Adam's moments, activations, the loss.
         curve: measurements on the way, each with its ``step``.
     """
 
@@ -167,6 +169,7 @@ class Training:
     seconds: float
     loss_seconds: float
     loss_memory_mb: float | None
+    memory_mb: float | None
     curve: list[dict[str, float]]
 
 
@@ -197,6 +200,7 @@ def fine_tune(
     memory = peak_memory(lambda: loss_and_gradient(loss, restored, probe[0][1]))
     if ratio is not None:
         loss, weight = mixed_with_l1(loss, ratio, network, probe)
+    step_memory = peak_memory(lambda: list(train(copy.deepcopy(network), loss, probe[:1], 1, recipe.lr)))
     batches = training_batches(task, pictures, steps=recipe.steps, seed=SEED_OFFSET + seed, **settings)
     every = max(1, recipe.steps // points)
     curve = [{"step": 0, **measure(network)}]
@@ -207,4 +211,4 @@ def fine_tune(
         if index % every == 0:
             curve.append({"step": index, **measure(network)})
             network.train()
-    return Training(weight, median(seconds), median(loss_seconds), memory, curve)
+    return Training(weight, median(seconds), median(loss_seconds), memory, step_memory, curve)

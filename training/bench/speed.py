@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,18 @@ def make_step(name: str, shape: tuple[int, ...], device: str) -> Callable[[], No
 def time_losses(shape: tuple[int, ...], rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Milliseconds of a step, and how many times ours fits into it, per loss."""
     steps = {name: make_step(name, shape, device) for name in LOSSES}
+    seconds = take_turns(steps, rounds)
+    return {
+        name: {
+            "milliseconds": 1e3 * statistics.median(times),
+            "times_ours": statistics.median(t / ours for t, ours in zip(times, seconds["ours"], strict=True)),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def take_turns(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round of each step."""
     for step in steps.values():  # warm up: thread pools, kernel selection
         step()
         step()
@@ -97,13 +109,7 @@ def time_losses(shape: tuple[int, ...], rounds: int, device: str) -> dict[str, d
             start = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {
-            "milliseconds": 1e3 * statistics.median(times),
-            "times_ours": statistics.median(t / ours for t, ours in zip(times, seconds["ours"], strict=True)),
-        }
-        for name, times in seconds.items()
-    }
+    return seconds
 
 
 def step_memory(name: str, device: str) -> float:

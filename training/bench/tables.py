@@ -2,156 +2,138 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import mean, median
-from typing import Any
+from statistics import mean
 
-from training.bench.cells import evaluation_name
+from training.bench.cells import CURVE_METRICS
 from training.bench.metrics import METRICS
 from training.bench.peers import WITHOUT_TRAINING
-from training.bench.statistics import Interval, Scores, difference_at_equal, paired_difference
+from training.bench.rows import Conditions, Row, Rows, front, mixed_losses
+from training.bench.statistics import Front, FrontDifference, Interval, front_difference, paired_difference
+
+NO_TRADE_OFF = (*WITHOUT_TRAINING, "l1")  # mixes of L1 with L1 are L1
+AXES = ("psnr", "stlpips")  # where trade-offs are compared: fidelity and perception
+INTERVAL_NOTE = "mean [95 % interval], **bold** where zero is outside"
 
 
-@dataclass
-class Row:
-    """All seeds of one loss in one regime.
-
-    Attributes:
-        label: name of the loss, with its regime unless it stood alone.
-        scores: metric -> (seed, image) -> score, averaged over the test levels.
-    """
-
-    label: str
-    loss: str
-    results: list[dict[str, Any]] = field(default_factory=list)
-    scores: dict[str, Scores] = field(default_factory=dict)
-
-    @property
-    def seeds(self) -> list[int]:
-        return sorted({result["config"]["seed"] for result in self.results})
-
-
-def render(
-    results: Sequence[Mapping[str, Any]],
-    *,
-    metrics: Sequence[str],
-    crop: int,
-    levels: Mapping[str, Sequence[int]],
-    baselines: Sequence[str],
-) -> str:
-    """For each task a table of means and costs, and one of paired differences for each baseline.
+def render(rows_of_tasks: Mapping[str, Rows], conditions: Conditions, baselines: Sequence[str]) -> str:
+    """For each task a table of means and costs, and the differences to each baseline.
 
     Args:
         baselines: labels of rows to compare with; those that a task lacks are left out.
     """
     parts = []
-    for task, of_levels in levels.items():
-        rows = collect((result for result in results if result["config"]["task"] == task), crop, of_levels, metrics)
-        if not rows:
-            continue
-        parts.append(
-            f"## {task} ({'mean of levels ' if len(of_levels) > 1 else 'level '}{', '.join(map(str, of_levels))})"
-        )
-        parts.append(_means(rows, metrics))
-        for baseline in baselines:
-            if baseline in rows:
-                parts.append(f"Difference to `{baseline}`, mean [95 % interval], **bold** where zero is outside:")
-                parts.append(_differences(rows, rows[baseline], metrics))
-                fronts = _fronts(rows, baseline)
-                if "psnr" in metrics and fronts:
-                    parts.append(
-                        f"Mixes with L1 at the PSNR of `{baseline}`, interpolated between the mixes measured, "
-                        f"less `{baseline}`:"
-                    )
-                    parts.append(_at_equal_psnr(fronts, rows[baseline], metrics))
+    for task, rows in rows_of_tasks.items():
+        parts += [f"## {heading(task, conditions)}", _means(rows, conditions.metrics)]
+        if any(_change(row, name) is not None for row in rows.values() for name in CURVE_METRICS):
+            parts += ["Change over the last third of the steps, on the curve's crops (do the results settle?):"]
+            parts += [_settling(rows)]
+        for label in baselines:
+            if label not in rows:
+                continue
+            parts += [f"Difference to `{label}`, {INTERVAL_NOTE}:", _differences(rows, label, conditions.metrics)]
+            for axis in () if label in NO_TRADE_OFF else AXES:
+                parts += _at_equal(axis, rows, rows[label].loss, conditions.metrics)
     return "\n\n".join(parts) + "\n"
 
 
-def collect(
-    results: Iterable[Mapping[str, Any]], crop: int, levels: Sequence[int], metrics: Sequence[str]
-) -> dict[str, Row]:
-    """Rows by label. Results that were not measured under these conditions are left out."""
-    rows: dict[str, Row] = {}
-    scores: dict[str, dict[str, dict[tuple[int, str], float]]] = defaultdict(lambda: defaultdict(dict))
-    for result in sorted(results, key=_order):
-        by_level = result["evaluations"].get(evaluation_name(crop), {})
-        if any(str(level) not in by_level for level in levels):
-            continue
-        config = result["config"]
-        label = config["loss"] if config["ratio"] is None else f"{config['loss']} + L1, {config['ratio']:g}"
-        rows.setdefault(label, Row(label, config["loss"])).results.append(dict(result))
-        for metric in metrics:
-            for image in by_level[str(levels[0])]:
-                values = [by_level[str(level)].get(image, {}).get(metric) for level in levels]
-                if None not in values:
-                    scores[label][metric][config["seed"], image] = mean(values)
-    for label, row in rows.items():
-        row.scores = dict(scores[label])
-    return rows
+def heading(task: str, conditions: Conditions) -> str:
+    levels = conditions.levels[task]
+    return f"{task} ({'mean of levels' if len(levels) > 1 else 'level'} {', '.join(map(str, levels))})"
 
 
-def _order(result: Mapping[str, Any]) -> tuple[Any, ...]:
-    config = result["config"]
-    name = config["loss"]
-    first = [*WITHOUT_TRAINING, "l1", "random"]
-    return (first.index(name) if name in first else len(first), name, config["ratio"] or 0.0, config["seed"])
-
-
-def _means(rows: Mapping[str, Row], metrics: Sequence[str]) -> str:
-    head = ["loss", "seeds", *(METRICS[name].title for name in metrics), "loss s/step", "loss MB"]
+def _means(rows: Rows, metrics: Sequence[str]) -> str:
+    head = ["loss", "seeds", *map(_title, metrics), "loss s/step", "loss MB", "s/step", "MB"]
     lines = []
     for row in rows.values():
-        cells = [f"`{row.label}`", str(len(row.seeds))]
-        for name in metrics:
-            values = list(row.scores.get(name, {}).values())
-            cells.append(f"{mean(values):.{METRICS[name].digits}f}" if values else "")
-        cells.append(_median(row.results, "loss_seconds", 3))
-        cells.append(_median(row.results, "loss_memory_mb", 0))
-        lines.append(cells)
+        means = ((row.mean(name), METRICS[name].digits) for name in metrics)
+        costs = (("loss_seconds", 3), ("loss_memory_mb", 0), ("seconds", 3), ("memory_mb", 0))
+        figures = [*means, *((row.median(name), digits) for name, digits in costs)]
+        shown = ["" if value is None else f"{value:.{digits}f}" for value, digits in figures]
+        lines.append([f"`{row.label}`", str(len(row.seeds)), *shown])
     return table(head, lines)
 
 
-def _differences(rows: Mapping[str, Row], baseline: Row, metrics: Sequence[str]) -> str:
+def _settling(rows: Rows) -> str:
     lines = []
     for row in rows.values():
-        if row is not baseline:
-            differences = {
-                name: paired_difference(row.scores.get(name, {}), baseline.scores.get(name, {})) for name in metrics
-            }
-            seeds = len(set(row.seeds) & set(baseline.seeds))
-            lines.append([f"`{row.label}`", str(seeds), *(_shown(name, differences[name]) for name in metrics)])
+        changes = [(name, _change(row, name)) for name in CURVE_METRICS]
+        if any(change is not None for _, change in changes):
+            cells = ["" if change is None else f"{change:+.{METRICS[name].digits}f}" for name, change in changes]
+            lines.append([f"`{row.label}`", *cells])
+    return table(["loss", *map(_title, CURVE_METRICS)], lines)
+
+
+def _change(row: Row, metric: str) -> float | None:
+    """How far the curves' last points lie from those nearest two thirds of the way, a mean over the seeds."""
+    changes = []
+    for result in row.results:
+        points = [(point["step"], point[metric]) for point in result.get("curve", []) if metric in point]
+        if len(points) > 1:
+            steps, last = points[-1]
+            changes.append(last - min(points[:-1], key=lambda point: abs(point[0] - 2 / 3 * steps))[1])
+    return mean(changes) if changes else None
+
+
+def _differences(rows: Rows, baseline: str, metrics: Sequence[str]) -> str:
+    lines = []
+    for row in rows.values():
+        if row.label != baseline:
+            cells = [shown(name, difference(row, rows[baseline], name)) for name in metrics]
+            lines.append([f"`{row.label}`", shared_seeds([row, rows[baseline]]), *cells])
     return table(["loss", "seeds", *map(_title, metrics)], lines)
 
 
-def _fronts(rows: Mapping[str, Row], baseline: str) -> dict[str, list[Row]]:
-    """For each loss of which mixes were measured: these, the loss alone and L1 alone."""
-    fronts = defaultdict(list)
-    for row in rows.values():
-        if row.loss not in (*WITHOUT_TRAINING, "l1", baseline):
-            fronts[row.loss].append(row)
-    ends = [rows["l1"]] if "l1" in rows and baseline != "l1" else []
-    return {loss: points + ends for loss, points in fronts.items() if len(points) > 1}
-
-
-def _at_equal_psnr(fronts: Mapping[str, list[Row]], baseline: Row, metrics: Sequence[str]) -> str:
-    others = [name for name in metrics if name != "psnr"]
+def _at_equal(axis: str, rows: Rows, baseline: str, metrics: Sequence[str]) -> list[str]:
+    """Text and table: what mixes with L1 reach where they are level with another loss's on ``axis``."""
+    losses = [loss for loss in mixed_losses(rows) if loss != baseline]
+    others = [name for name in metrics if name != axis]
+    if not losses or len(others) in (0, len(metrics)):
+        return []
     lines = []
-    for loss, points in fronts.items():
-        differences = {
-            name: difference_at_equal(
-                [(row.scores.get("psnr", {}), row.scores.get(name, {})) for row in points],
-                (baseline.scores.get("psnr", {}), baseline.scores.get(name, {})),
-            )
-            for name in others
-        }
-        seeds = len(set.intersection(set(baseline.seeds), *(set(row.seeds) for row in points)))
-        lines.append([f"`{loss}`", str(seeds), *(_shown(name, differences[name]) for name in others)])
-    return table(["loss", "seeds", *map(_title, others)], lines)
+    for loss in losses:
+        compared = {name: difference_on_fronts(rows, loss, baseline, name, axis) for name in others}
+        seeds = shared_seeds([*front(rows, loss), *front(rows, baseline)])
+        reach = next((shared_part(found, axis) for found in compared.values() if found), "")
+        cells = [shown(name, found.interval if found else None) for name, found in compared.items()]
+        lines.append([f"`{loss}`", seeds, reach, *cells])
+    title = METRICS[axis].title
+    text = (
+        f"At equal {title}: mixes of a loss with L1, joined by lines, less those of `{baseline}`, averaged over the "
+        f"{title} that both reach, {INTERVAL_NOTE}:"
+    )
+    return [text, table(["loss", "seeds", title, *map(_title, others)], lines)]
 
 
-def _shown(name: str, interval: Interval | None) -> str:
+def difference(row: Row, baseline: Row, metric: str) -> Interval | None:
+    return paired_difference(row.scores.get(metric, {}), baseline.scores.get(metric, {}))
+
+
+def difference_on_fronts(rows: Rows, loss: str, baseline: str, metric: str, axis: str) -> FrontDifference | None:
+    """How the mixes of one loss compare with those of another at equal ``axis``; None without common measurements."""
+
+    def points(name: str) -> Front:
+        return [(row.scores.get(axis, {}), row.scores.get(metric, {})) for row in front(rows, name)]
+
+    return front_difference(points(loss), points(baseline))
+
+
+def shared_seeds(rows: Sequence[Row]) -> str:
+    return str(len(set.intersection(*(set(row.seeds) for row in rows))))
+
+
+def shared_part(found: FrontDifference, axis: str) -> str:
+    """The part of the axis on which two fronts were compared, or why they were not."""
+    digits = METRICS[axis].digits
+    low, high = (f"{value:.{digits}f}" for value in (found.low, found.high))
+    if found.low > found.high:
+        return f"no common {METRICS[axis].title}: one ends at {high}, the other begins at {low}"
+    if found.interval is None:
+        return f"no common {METRICS[axis].title} but L1's"
+    return f"{low} to {high}" if found.low < found.high else low
+
+
+def shown(name: str, interval: Interval | None) -> str:
     if interval is None:
         return ""
     digits = METRICS[name].digits
@@ -161,11 +143,6 @@ def _shown(name: str, interval: Interval | None) -> str:
 
 def _title(name: str) -> str:
     return METRICS[name].title + (" ↑" if METRICS[name].higher_is_better else " ↓")
-
-
-def _median(results: Sequence[Mapping[str, Any]], name: str, digits: int) -> str:
-    values = [result[name] for result in results if result.get(name) is not None]
-    return f"{median(values):.{digits}f}" if values else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

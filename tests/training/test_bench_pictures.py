@@ -1,0 +1,136 @@
+"""Figures, crops, times and loss weights, from made-up studies."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from study_results import write_cell
+
+from task_losses.pyramid import resize
+from training.bench import crops, figures, loss_weights, times
+from training.bench.data import Picture
+from training.bench.data import test_pair as make_test_pair
+from training.bench.restoration import Recipe, save_network
+from training.bench.restorers import make_restorer
+from training.images import open_image
+
+SMALL = Recipe(width=4, depth=2)
+FLAGS = ["--width", "4", "--depth", "2"]
+
+
+def written(text: str) -> str:
+    """A picture's text, whatever its tags."""
+    return re.sub(r"<[^>]*>|\s+", " ", text)
+
+
+def test_figures_show_every_loss(tmp_path: Path) -> None:
+    for loss, sharper in (("l1", 0.0), ("vgg", -0.03), ("random", -0.01), ("ours", -0.02)):
+        write_cell(tmp_path, "sr", loss, stlpips=sharper)
+    write_cell(tmp_path, "sr", "ours", ratio=1.0, stlpips=-0.01)
+    assert figures.main([str(tmp_path), "--images", str(tmp_path)]) == 0
+    for name in ("cost", "fronts", "curves"):
+        picture = (tmp_path / f"{name}.svg").read_text()
+        assert len(picture) < 100_000
+        text = written(picture)
+        for word in ("sr", "l1", "vgg", "random", "ours", "ST-LPIPS"):
+            assert f" {word} " in text, f"{word} is missing in {name}.svg"
+
+
+def test_the_cost_of_a_loss_is_told_in_times_of_vgg(tmp_path: Path) -> None:
+    for loss in ("l1", "vgg", "ours"):
+        write_cell(tmp_path, "sr", loss)
+    rows = figures.read_rows(tmp_path, figures.conditions_of(figures_options()))
+    noted = {row.label: time for row, time in figures._cost_points(rows["sr"], "ours", None)}
+    assert noted == pytest.approx({"l1": 0.001 / 0.9, "vgg": 1.0, "ours": 0.2 / 0.9})
+    measured = {row.label: time for row, time in figures._cost_points(rows["sr"], "ours", {"vgg": 2.0, "ours": 0.5})}
+    assert measured == {"vgg": 1.0, "ours": 0.25}
+
+
+def figures_options() -> figures.argparse.Namespace:
+    parser = figures.argparse.ArgumentParser()
+    figures.add_condition_flags(parser)
+    return parser.parse_args([])
+
+
+def test_without_vgg_the_cost_is_not_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cell(tmp_path, "sr", "ours")
+    assert figures.main([str(tmp_path), "--images", str(tmp_path)]) == 1
+    assert "--losses vgg" in capsys.readouterr().err
+    assert (tmp_path / "fronts.svg").is_file()
+    assert not (tmp_path / "cost.svg").exists()
+
+
+def test_crops_show_what_the_saved_networks_make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for loss in ("l1", "ours"):
+        path = write_cell(tmp_path, "sr", loss, recipe=SMALL)
+        network = make_restorer("sr", 4, 2, seed=0)  # adds nothing yet to the bicubic upscaling of its input
+        if loss == "ours":
+            torch.nn.init.constant_(network.tail.bias, -0.25)
+        save_network(network, path.with_suffix(".safetensors"))
+    assert crops.main([str(tmp_path), "--images", str(tmp_path), *FLAGS]) == 0
+    assert "vgg is left out" in capsys.readouterr().err
+    path = tmp_path / "crops-sr.png"
+    assert path.stat().st_size < 400_000
+    sheet = np.asarray(Image.open(path))[..., :3].astype(float) / 255
+    side = crops.EXAMPLES["sr"].side * crops.MAGNIFICATION
+    given, plain, ours, reference = (sheet[:side, i * (side + crops.GAP) :][:, :side] for i in range(4))
+    assert given.shape == (side, side, 3)
+    assert np.array_equal(given, plain)
+    inside = given > 0.3
+    assert np.abs((given - ours)[inside] - 0.25).max() < 0.01
+    top, left = crops.EXAMPLES["sr"].top, crops.EXAMPLES["sr"].left
+    photograph = open_image("skimage:astronaut")[0][0, :, top, left].numpy()
+    assert np.abs(reference[0, 0] - photograph).max() < 0.01
+
+
+def test_a_network_that_is_gone_is_explained(tmp_path: Path) -> None:
+    write_cell(tmp_path, "sr", "ours", recipe=SMALL)
+    with pytest.raises(FileNotFoundError, match="must lie beside its result file as 'sr-ours"):
+        crops.main([str(tmp_path), "--images", str(tmp_path), *FLAGS])
+
+
+def test_every_crop_lies_within_its_photograph() -> None:
+    for example in crops.EXAMPLES.values():
+        height, width = open_image(example.photograph)[0].shape[-2:]
+        assert example.top + example.side <= height
+        assert example.left + example.side <= width
+        assert example.photograph != "skimage:chelsea", "the weights were trained on it"
+
+
+def test_the_weight_of_equal_pull_makes_the_gradients_equally_long() -> None:
+    found = loss_weights.weights_of_equal_pull(torch.nn.functional.mse_loss, "sr", resize, side=48)
+    assert len(found) == len(loss_weights.PHOTOGRAPHS)
+    image = Picture("skimage:astronaut", loss_weights.photographs(48)[0])
+    degraded, reference = make_test_pair("sr", image, crop=48, level=4)
+    restored = resize(degraded, (48, 48))
+    # By hand: L1's gradient has length 1 / sqrt(n), that of the mean square 2 |error| / n.
+    n, error = restored.numel(), (restored - reference).norm().item()
+    assert found[0] == pytest.approx(n**0.5 / (2 * error), rel=1e-4)
+
+
+def test_loss_weights_are_told_for_each_restoration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cell(tmp_path, "sr", "l1", recipe=SMALL)
+    arguments = [str(tmp_path), "--losses", "l1", "--side", "48", *FLAGS]
+    with pytest.raises(FileNotFoundError, match="no start network"):
+        loss_weights.main(arguments)
+    (tmp_path / "starts").mkdir()
+    save_network(make_restorer("sr", 4, 2, seed=0), tmp_path / "starts" / "sr-0.safetensors")
+    assert loss_weights.main(arguments) == 0
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [line[2] for line in lines] == ["the input", "L1-trained"]
+    assert all(line[3:6] == ["0.1", "1", "10"] for line in lines), "L1 needs weight 1 to pull as L1 does"
+
+
+def test_times_are_kept_by_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "times.json"
+    assert times.main(["--losses", "l1", "random", "--rounds", "1", "--threads", "1", "--json", str(path)]) == 0
+    kept = json.loads(path.read_text())
+    assert list(kept["seconds"]) == ["l1", "random"]
+    assert kept["machine"]["torch"] == torch.__version__
+    assert "`random`" in capsys.readouterr().out
