@@ -59,27 +59,27 @@ def test_the_formulas_are_autograds(shape):
     assert worst(derivatives(operation, *inputs), derivatives(torchs, *inputs)) < 1e-12
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_kernels_are_autograds_in_float64(shape, layout, device):
-    inputs = case(shape, device, layout=layout)
-    assert worst(derivatives(operation, *inputs), derivatives(torchs, *inputs)) < 1e-12
-
-
-@pytest.mark.parametrize(("shape", "tile"), [((2, 8, 26, 39), 1024), ((1, 6, 63, 97), 4096)], ids=str)
-def test_many_programs_with_several_blocks_each(shape, tile, device, monkeypatch):
-    monkeypatch.setattr(module, "TILE", tile)
-    monkeypatch.setattr(module, "PROGRAMS", 5)
-    monkeypatch.setattr(module, "CHUNK", 2)
+def test_the_kernels_are_autograds_in_float64(shape, device):
     inputs = case(shape, device)
     assert worst(derivatives(operation, *inputs), derivatives(torchs, *inputs)) < 1e-12
 
 
-def test_float32_is_as_exact_as_torchs_own(device):
-    exact = derivatives(torchs, *(t.double() for t in case((2, 8, 17, 13), device, torch.float32)))
-    inputs = case((2, 8, 17, 13), device, torch.float32)
-    ours, torchs_own = worst(derivatives(operation, *inputs), exact), worst(derivatives(torchs, *inputs), exact)
-    assert ours <= 2 * torchs_own + 1e-6
+@pytest.mark.parametrize(("shape", "tile"), [((2, 8, 26, 39), 512), ((1, 6, 63, 97), 2048)], ids=str)
+def test_many_programs_with_several_blocks_each(shape, tile, device, monkeypatch):
+    monkeypatch.setattr(module, "TILE", tile)
+    monkeypatch.setattr(module, "PROGRAMS", 8)
+    inputs = case(shape, device)
+    assert worst(derivatives(operation, *inputs), derivatives(torchs, *inputs)) < 1e-12
+
+
+def test_float32_does_not_cancel(device):
+    """x - mean costs mean / deviation roundings; statistics by E[x^2] - E[x]^2 would cost the square of that."""
+    x, weight, bias = case((2, 8, 17, 13), device, torch.float32)
+    exact = derivatives(torchs, x.double(), weight.double(), bias.double())
+    condition = (x.mean((0, 2, 3)).abs() / x.std((0, 2, 3))).max().item()
+    assert condition > 40
+    assert worst(derivatives(operation, x, weight, bias), exact) < 4 * condition * 2**-24
 
 
 def test_bfloat16_maps_have_float32_statistics(device):
@@ -128,15 +128,20 @@ def test_opcheck(where):
     torch.library.opcheck(torch.ops.task_losses.bn_lrelu.default, (channels_last, weight, bias, EPS, SLOPE))
 
 
-def test_keeps_the_layout(device):
-    for layout in (torch.contiguous_format, torch.channels_last):
-        inputs = case((2, 4, 5, 3), device, layout=layout)
-        y, dx, *_ = derivatives(operation, *inputs)
-        assert y.is_contiguous(memory_format=layout)
-        assert dx.is_contiguous(memory_format=layout)
-    strange = case((2, 4, 5, 3), device)[0].transpose(2, 3)
-    assert operation(strange, *inputs[1:]).is_contiguous()
-    torch.testing.assert_close(operation(strange, *inputs[1:]), torchs(strange, *inputs[1:]))
+def test_any_layout_will_do(device):
+    inputs = case((2, 4, 5, 3), device)
+    expected = derivatives(torchs, *inputs)
+    strange = inputs[0].permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    for x in (inputs[0].contiguous(memory_format=torch.channels_last), strange, inputs[0].expand(2, 4, 5, 3)):
+        assert worst(derivatives(operation, x, *inputs[1:]), expected) < 1e-12
+    y = operation(*(t.requires_grad_() for t in inputs))
+    spread = torch.ones((), dtype=y.dtype, device=device).expand(y.shape)  # what sum() hands back, of stride 0
+    torch.testing.assert_close(
+        torch.autograd.grad(y, inputs, spread),
+        torch.autograd.grad(torchs(*inputs), inputs, spread),
+        rtol=1e-12,
+        atol=1e-11,
+    )
 
 
 def test_running_statistics_are_torchs(device):

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from training.kernels.optional_triton import TRITON_INSTALLED, interpreted, jit, tl
 from training.kernels.variants import Variant
 
-TILE = 4096  # values of a block: pixels of one image by channels
-PROGRAMS = 256  # at most; each sums or maps a run of blocks
-CHUNK = 32  # partial sums that are combined at once; more would spill registers
+TILE = 2048  # values of a block, pixels by channels
+PROGRAMS = 512  # at most, a power of 2; each sums or maps a run of blocks
+COLUMNS = 8  # partial sums that one program folds side by side
+WARPS = 4
 
 
 def bn_lrelu(
@@ -46,14 +47,15 @@ def bn_lrelu(
     """LeakyReLU(BatchNorm(x)) with the statistics of x, twice differentiable by x, weight and bias.
 
     Args:
-        x: (N, C, H, W), contiguous or channels_last; other layouts are copied. float32, float64, bfloat16 or float16.
+        x: (N, C, H, W), float32, float64, bfloat16 or float16. The kernels work on channels_last, and copy x where it
+            is not.
         weight, bias: (C,), float32, or float64 where x is.
         running_mean, running_var: (C,), updated in place as torch.nn.BatchNorm2d does, with the unbiased variance.
         impl: "triton" for the kernels, "reference" for torch's own operations, "auto" for the kernels on CUDA where
             triton is installed.
 
     Returns:
-        Like x.
+        Like x; channels_last where the kernels run.
 
     Raises:
         ValueError: shapes do not fit, one value per channel, or "triton" where it cannot run.
@@ -116,12 +118,12 @@ def _accumulator(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _laid_out(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """x in one of the two layouts that kernels know, that of another tensor where one is given."""
-    like = x if like is None else like
-    if like.is_contiguous() or not like.is_contiguous(memory_format=torch.channels_last):
-        return x.contiguous()
+def _rows(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
 
 
 # --- the operations ---------------------------------------------------------------------------------------------------
@@ -130,8 +132,8 @@ def _laid_out(x: Tensor, like: Tensor | None = None) -> Tensor:
 @torch.library.custom_op("task_losses::bn_lrelu", mutates_args=())
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
     """y like x; mean and biased variance, (C,), in the accumulator's type."""
-    x = _laid_out(x)
-    return (_forward_kernels if _runs_kernels(x) else forward_formula)(x, weight, bias, eps, slope)
+    function = _forward_kernels if _runs_kernels(x) else forward_formula
+    return function(_rows(x), weight, bias, eps, slope)
 
 
 @torch.library.custom_op("task_losses::bn_lrelu_backward", mutates_args=())
@@ -139,9 +141,8 @@ def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by x, weight and bias, the last two in the accumulator's type."""
-    x = _laid_out(x)
     function = _backward_kernels if _runs_kernels(x) else backward_formula
-    return function(_laid_out(grad, x), x, weight, bias, mean, var, eps, slope)
+    return function(_rows(grad), _rows(x), weight, bias, mean, var, eps, slope)
 
 
 @torch.library.custom_op("task_losses::bn_lrelu_double_backward", mutates_args=())
@@ -161,30 +162,28 @@ def _double_backward(
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the backward operation's results by its grad, x and weight."""
-    x = _laid_out(x)
     function = _double_backward_kernels if _runs_kernels(x) else double_backward_formula
-    of_dx, grad = _laid_out(of_dx, x), _laid_out(grad, x)
+    of_dx, grad, x = _rows(of_dx), _rows(grad), _rows(x)
     return function(of_dx, of_dw, of_db, grad, x, weight, bias, mean, var, dw, db, eps, slope)
 
 
 @_forward.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
     statistic = x.new_empty(x.shape[1], dtype=_accumulator(x))
-    return torch.empty_like(_laid_out(x)), statistic, torch.empty_like(statistic)
+    return _like(x), statistic, torch.empty_like(statistic)
 
 
 @_backward.register_fake
 def _(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     sums = x.new_empty(x.shape[1], dtype=_accumulator(x))
-    return torch.empty_like(_laid_out(x)), sums, torch.empty_like(sums)
+    return _like(x), sums, torch.empty_like(sums)
 
 
 @_double_backward.register_fake
 def _(
     of_dx: Tensor, of_dw: Tensor, of_db: Tensor, grad: Tensor, x: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x = _laid_out(x)
-    return torch.empty_like(x), torch.empty_like(x), x.new_empty(x.shape[1], dtype=_accumulator(x))
+    return _like(x), _like(x), x.new_empty(x.shape[1], dtype=_accumulator(x))
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -295,52 +294,11 @@ def double_backward_formula(
 
 
 @jit
-def _place(index, pixels, C: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr):
-    """Offsets (BLOCK, WIDTH) of a block of one image's pixels, which of them exist, and how many pixels do."""
-    per_image = tl.cdiv(pixels, BLOCK)
-    first = (index % per_image) * BLOCK
-    p = first + tl.arange(0, BLOCK)[:, None]
-    c = tl.arange(0, WIDTH)[None, :]
-    offsets = p * C + c if LAST else c * pixels + p
-    image = (index // per_image).to(tl.int64) * pixels * C
-    return image + offsets, (p < pixels) & (c < C), tl.minimum(BLOCK, pixels - first)
-
-
-@jit
-def _sum_partials(
-    partials, count, which, STEP: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr
-):
-    """Sum over programs of one of the STEP vectors that each has left."""
-    c = tl.arange(0, WIDTH)[None, :]
-    total = tl.zeros((WIDTH,), ACC)
-    for first in range(0, count, CHUNK):
-        i = first + tl.arange(0, CHUNK)[:, None]
-        total += tl.sum(
-            tl.load(partials + (i * STEP + which) * WIDTH + c, mask=(i < count) & (c < WIDTH), other=0.0), 0
-        )
-    return total
-
-
-@jit
-def _combine_statistics(partials, count, n, WIDTH: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr):
-    """Mean and biased variance from every program's (count, mean, squared deviations)."""
-    c = tl.arange(0, WIDTH)[None, :]
-    mean = tl.zeros((WIDTH,), ACC)
-    for first in range(0, count, CHUNK):
-        i = first + tl.arange(0, CHUNK)[:, None]
-        mask = (i < count) & (c < WIDTH)
-        size = tl.load(partials + i * 3 * WIDTH + c, mask=mask, other=0.0)
-        mean += tl.sum(size * tl.load(partials + (i * 3 + 1) * WIDTH + c, mask=mask, other=0.0), 0)
-    mean = mean / n
-    squares = tl.zeros((WIDTH,), ACC)
-    for first in range(0, count, CHUNK):
-        i = first + tl.arange(0, CHUNK)[:, None]
-        mask = (i < count) & (c < WIDTH)
-        size = tl.load(partials + i * 3 * WIDTH + c, mask=mask, other=0.0)
-        shift = tl.load(partials + (i * 3 + 1) * WIDTH + c, mask=mask, other=0.0) - mean[None, :]
-        within = tl.load(partials + (i * 3 + 2) * WIDTH + c, mask=mask, other=0.0)
-        squares += tl.sum(within + size * shift * shift, 0)
-    return mean, squares / n
+def _rows_of(index, rows, C: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """Offsets (BLOCK, WIDTH) of a block of pixels, and which of them exist."""
+    row = index * BLOCK + tl.arange(0, BLOCK)[:, None]
+    channel = tl.arange(0, WIDTH)[None, :]
+    return row.to(tl.int64) * C + channel, (row < rows) & (channel < C)
 
 
 @jit
@@ -360,88 +318,112 @@ def _normalise(grad, x, offsets, mask, mean, r, w, b, SLOPE: tl.constexpr, ACC: 
 
 @jit
 def bn_lrelu_statistics_kernel(
-    x, partials, pixels, blocks, run,
-    C: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr, ACC: tl.constexpr,
+    x, partials, rows, blocks, run,
+    C: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Count, mean and squared deviations of each program's run of blocks."""
+    """Count, mean and squared deviations of each program's run of blocks, (programs, 3, C)."""
     program = tl.program_id(0)
     count, mean, squares = tl.zeros((WIDTH,), ACC), tl.zeros((WIDTH,), ACC), tl.zeros((WIDTH,), ACC)
     for index in range(program * run, tl.minimum(program * run + run, blocks)):
-        offsets, mask, rows = _place(index, pixels, C, BLOCK, WIDTH, LAST)
+        offsets, mask = _rows_of(index, rows, C, BLOCK, WIDTH)
         values = tl.load(x + offsets, mask=mask, other=0.0).to(ACC)
-        n = rows.to(ACC)
+        n = tl.minimum(BLOCK, rows - index * BLOCK).to(ACC)
         block_mean = tl.sum(values, 0) / n
         deviation = tl.where(mask, values - block_mean[None, :], 0.0)
         shift = block_mean - mean
         squares += tl.sum(deviation * deviation, 0) + shift * shift * (count * n / (count + n))
         mean += shift * (n / (count + n))
         count += n
-    place = partials + program * 3 * WIDTH + tl.arange(0, WIDTH)
-    tl.store(place, count)
-    tl.store(place + WIDTH, mean)
-    tl.store(place + 2 * WIDTH, squares)
+    c = tl.arange(0, WIDTH)
+    place = partials + program * 3 * C + c
+    tl.store(place, count, mask=c < C)
+    tl.store(place + C, mean, mask=c < C)
+    tl.store(place + 2 * C, squares, mask=c < C)
+
+
+@jit
+def bn_lrelu_fold_statistics_kernel(
+    partials, mean, var, programs, rows,
+    C: tl.constexpr, PROGRAMS: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Mean and biased variance from what every program has left."""
+    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    i = tl.arange(0, PROGRAMS)[:, None]
+    place, mask = partials + i * 3 * C + c[None, :], (i < programs) & (c < C)[None, :]
+    count = tl.load(place, mask=mask, other=0.0)
+    means = tl.load(place + C, mask=mask, other=0.0)
+    mu = tl.sum(count * means, 0) / rows.to(ACC)
+    shift = means - mu[None, :]
+    squares = tl.load(place + 2 * C, mask=mask, other=0.0) + count * shift * shift
+    tl.store(mean + c, mu, mask=c < C)
+    tl.store(var + c, tl.sum(squares, 0) / rows.to(ACC), mask=c < C)
+
+
+@jit
+def bn_lrelu_fold_sums_kernel(
+    partials, sums, programs, columns, PROGRAMS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """Sums over programs of each of the columns that they have left."""
+    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    i = tl.arange(0, PROGRAMS)[:, None]
+    values = tl.load(partials + i * columns + c[None, :], mask=(i < programs) & (c < columns)[None, :], other=0.0)
+    tl.store(sums + c, tl.sum(values, 0), mask=c < columns)
 
 
 @jit
 def bn_lrelu_forward_kernel(
-    x, weight, bias, partials, y, mean_out, var_out, pixels, blocks, run, programs, n,
+    x, weight, bias, mean, var, y, rows, blocks, run,
     C: tl.constexpr, EPS: tl.constexpr, SLOPE: tl.constexpr,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    mean, var = _combine_statistics(partials, programs, n.to(ACC), WIDTH, CHUNK, ACC)
-    if program == 0:
-        c = tl.arange(0, WIDTH)
-        tl.store(mean_out + c, mean, mask=c < C)
-        tl.store(var_out + c, var, mask=c < C)
-    scale = _vector(weight, C, WIDTH, ACC) / tl.sqrt(var + EPS)
-    b = _vector(bias, C, WIDTH, ACC)
+    mu, b = _vector(mean, C, WIDTH, ACC), _vector(bias, C, WIDTH, ACC)
+    scale = _vector(weight, C, WIDTH, ACC) / tl.sqrt(_vector(var, C, WIDTH, ACC) + EPS)
     for index in range(program * run, tl.minimum(program * run + run, blocks)):
-        offsets, mask, _ = _place(index, pixels, C, BLOCK, WIDTH, LAST)
-        values = tl.load(x + offsets, mask=mask, other=0.0).to(ACC)
-        u = (values - mean[None, :]) * scale[None, :] + b[None, :]
+        offsets, mask = _rows_of(index, rows, C, BLOCK, WIDTH)
+        u = (tl.load(x + offsets, mask=mask, other=0.0).to(ACC) - mu[None, :]) * scale[None, :] + b[None, :]
         tl.store(y + offsets, tl.where(u > 0, u, u * SLOPE).to(y.dtype.element_ty), mask=mask)
 
 
 @jit
 def bn_lrelu_backward_sums_kernel(
-    grad, x, weight, bias, mean, var, partials, pixels, blocks, run,
+    grad, x, weight, bias, mean, var, partials, rows, blocks, run,
     C: tl.constexpr, EPS: tl.constexpr, SLOPE: tl.constexpr,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr, ACC: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Sums of g and g h over each program's run of blocks."""
+    """Sums of g and g h over each program's run of blocks, (programs, 2, C)."""
     program = tl.program_id(0)
     mu, w, b = _vector(mean, C, WIDTH, ACC), _vector(weight, C, WIDTH, ACC), _vector(bias, C, WIDTH, ACC)
     r = 1.0 / tl.sqrt(_vector(var, C, WIDTH, ACC) + EPS)
     sum_g, sum_gh = tl.zeros((WIDTH,), ACC), tl.zeros((WIDTH,), ACC)
     for index in range(program * run, tl.minimum(program * run + run, blocks)):
-        offsets, mask, _ = _place(index, pixels, C, BLOCK, WIDTH, LAST)
+        offsets, mask = _rows_of(index, rows, C, BLOCK, WIDTH)
         h, g, _ = _normalise(grad, x, offsets, mask, mu, r, w, b, SLOPE, ACC)
         sum_g += tl.sum(g, 0)
         sum_gh += tl.sum(g * h, 0)
-    place = partials + program * 2 * WIDTH + tl.arange(0, WIDTH)
-    tl.store(place, sum_g)
-    tl.store(place + WIDTH, sum_gh)
+    c = tl.arange(0, WIDTH)
+    place = partials + program * 2 * C + c
+    tl.store(place, sum_g, mask=c < C)
+    tl.store(place + C, sum_gh, mask=c < C)
 
 
 @jit
 def bn_lrelu_backward_kernel(
-    grad, x, weight, bias, mean, var, partials, dx, dw, db, pixels, blocks, run, programs, n,
+    grad, x, weight, bias, mean, var, sums, dx, dw, db, rows, blocks, run,
     C: tl.constexpr, EPS: tl.constexpr, SLOPE: tl.constexpr,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    sum_g = _sum_partials(partials, programs, 0, 2, WIDTH, CHUNK, ACC)
-    sum_gh = _sum_partials(partials, programs, 1, 2, WIDTH, CHUNK, ACC)
+    sum_g, sum_gh = _vector(sums, C, WIDTH, ACC), _vector(sums + C, C, WIDTH, ACC)
     if program == 0:
         c = tl.arange(0, WIDTH)
         tl.store(db + c, sum_g, mask=c < C)
         tl.store(dw + c, sum_gh, mask=c < C)
     mu, w, b = _vector(mean, C, WIDTH, ACC), _vector(weight, C, WIDTH, ACC), _vector(bias, C, WIDTH, ACC)
     r = 1.0 / tl.sqrt(_vector(var, C, WIDTH, ACC) + EPS)
-    mean_g, mean_gh = sum_g / n.to(ACC), sum_gh / n.to(ACC)
+    mean_g, mean_gh = sum_g / rows.to(ACC), sum_gh / rows.to(ACC)
     for index in range(program * run, tl.minimum(program * run + run, blocks)):
-        offsets, mask, _ = _place(index, pixels, C, BLOCK, WIDTH, LAST)
+        offsets, mask = _rows_of(index, rows, C, BLOCK, WIDTH)
         h, g, _ = _normalise(grad, x, offsets, mask, mu, r, w, b, SLOPE, ACC)
         value = (w * r)[None, :] * (g - mean_g[None, :] - h * mean_gh[None, :])
         tl.store(dx + offsets, value.to(dx.dtype.element_ty), mask=mask)
@@ -449,55 +431,52 @@ def bn_lrelu_backward_kernel(
 
 @jit
 def bn_lrelu_double_backward_sums_kernel(
-    of_dx, grad, x, weight, bias, mean, var, partials, pixels, blocks, run,
+    of_dx, grad, x, weight, bias, mean, var, partials, rows, blocks, run,
     C: tl.constexpr, EPS: tl.constexpr, SLOPE: tl.constexpr,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr, ACC: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Sums of V, V h and V g over each program's run of blocks."""
+    """Sums of V, V h and V g over each program's run of blocks, (programs, 3, C)."""
     program = tl.program_id(0)
     mu, w, b = _vector(mean, C, WIDTH, ACC), _vector(weight, C, WIDTH, ACC), _vector(bias, C, WIDTH, ACC)
     r = 1.0 / tl.sqrt(_vector(var, C, WIDTH, ACC) + EPS)
     sum_v, sum_vh, sum_vg = tl.zeros((WIDTH,), ACC), tl.zeros((WIDTH,), ACC), tl.zeros((WIDTH,), ACC)
     for index in range(program * run, tl.minimum(program * run + run, blocks)):
-        offsets, mask, _ = _place(index, pixels, C, BLOCK, WIDTH, LAST)
+        offsets, mask = _rows_of(index, rows, C, BLOCK, WIDTH)
         h, g, _ = _normalise(grad, x, offsets, mask, mu, r, w, b, SLOPE, ACC)
         v = tl.load(of_dx + offsets, mask=mask, other=0.0).to(ACC)
         sum_v += tl.sum(v, 0)
         sum_vh += tl.sum(v * h, 0)
         sum_vg += tl.sum(v * g, 0)
-    place = partials + program * 3 * WIDTH + tl.arange(0, WIDTH)
-    tl.store(place, sum_v)
-    tl.store(place + WIDTH, sum_vh)
-    tl.store(place + 2 * WIDTH, sum_vg)
+    c = tl.arange(0, WIDTH)
+    place = partials + program * 3 * C + c
+    tl.store(place, sum_v, mask=c < C)
+    tl.store(place + C, sum_vh, mask=c < C)
+    tl.store(place + 2 * C, sum_vg, mask=c < C)
 
 
 @jit
 def bn_lrelu_double_backward_kernel(
-    of_dx, of_dw, of_db, grad, x, weight, bias, mean, var, dw, db, partials, of_grad, of_x, of_w,
-    pixels, blocks, run, programs, n,
+    of_dx, of_dw, of_db, grad, x, weight, bias, mean, var, dw, db, sums, of_grad, of_x, of_w, rows, blocks, run,
     C: tl.constexpr, EPS: tl.constexpr, SLOPE: tl.constexpr,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    n = n.to(ACC)
-    sum_v = _sum_partials(partials, programs, 0, 3, WIDTH, CHUNK, ACC)
-    sum_vh = _sum_partials(partials, programs, 1, 3, WIDTH, CHUNK, ACC)
-    sum_vg = _sum_partials(partials, programs, 2, 3, WIDTH, CHUNK, ACC)
+    n = rows.to(ACC)
+    sum_v, sum_vh = _vector(sums, C, WIDTH, ACC), _vector(sums + C, C, WIDTH, ACC)
     mu, w, b = _vector(mean, C, WIDTH, ACC), _vector(weight, C, WIDTH, ACC), _vector(bias, C, WIDTH, ACC)
     a, c = _vector(of_dw, C, WIDTH, ACC), _vector(of_db, C, WIDTH, ACC)
     sum_gh, sum_g = _vector(dw, C, WIDTH, ACC), _vector(db, C, WIDTH, ACC)
     r = 1.0 / tl.sqrt(_vector(var, C, WIDTH, ACC) + EPS)
-    q = sum_vg - (sum_g * sum_v + sum_gh * sum_vh) / n
+    q = _vector(sums + 2 * C, C, WIDTH, ACC) - (sum_g * sum_v + sum_gh * sum_vh) / n
     if program == 0:
         channel = tl.arange(0, WIDTH)
         tl.store(of_w + channel, r * q, mask=channel < C)
-    k = w * r / n
-    of_g, of_v = a - k * sum_vh, k * sum_gh  # e = of_g g - of_v V
+    of_g, of_v = a - w * r / n * sum_vh, w * r / n * sum_gh  # e = of_g g - of_v V
     mean_v, mean_vh = sum_v / n, sum_vh / n
     mean_e = (of_g * sum_g - of_v * sum_v) / n
-    along_h = (of_g * sum_gh - of_v * sum_vh) / n + w * r * q / n
+    along_h = (of_g * sum_gh - of_v * sum_vh + w * r * q) / n
     for index in range(program * run, tl.minimum(program * run + run, blocks)):
-        offsets, mask, _ = _place(index, pixels, C, BLOCK, WIDTH, LAST)
+        offsets, mask = _rows_of(index, rows, C, BLOCK, WIDTH)
         h, g, positive = _normalise(grad, x, offsets, mask, mu, r, w, b, SLOPE, ACC)
         v = tl.load(of_dx + offsets, mask=mask, other=0.0).to(ACC)
         value = (w * r)[None, :] * (v - mean_v[None, :] - h * mean_vh[None, :]) + a[None, :] * h + c[None, :]
@@ -511,46 +490,48 @@ def bn_lrelu_double_backward_kernel(
 
 
 class _Launch:
-    """How one tensor is divided among programs: by its shape and layout alone, so that results repeat."""
+    """How one tensor is divided among programs: by its shape alone, so that results repeat."""
 
     def __init__(self, x: Tensor, eps: float, slope: float) -> None:
-        images, channels, height, width = x.shape
-        constants = _constants(channels, x.is_contiguous(), x.dtype == torch.float64)
-        pixels = height * width
-        blocks = images * -(-pixels // constants["BLOCK"])
+        tile = _tile(x.shape[1], x.dtype == torch.float64)
+        rows = x.numel() // x.shape[1]
+        blocks = -(-rows // tile["BLOCK"])
         run = -(-blocks // PROGRAMS)
-        self.programs = -(-blocks // run)
-        self.partials = x.new_empty(self.programs, 3, constants["WIDTH"], dtype=_accumulator(x))
-        self.sums = {"pixels": pixels, "blocks": blocks, "run": run, "num_warps": WARPS} | constants
+        self.x, self.rows, self.programs = x, rows, -(-blocks // run)
+        self.grid = (self.programs,)
+        self.division = {"rows": rows, "blocks": blocks, "run": run, "num_warps": WARPS} | tile
         self.formula = {"EPS": eps, "SLOPE": slope}
-        self.maps = self.sums | {"programs": self.programs, "n": images * pixels, "CHUNK": CHUNK} | self.formula
+
+    def partials(self, sums: int) -> Tensor:
+        return self.x.new_empty(self.programs, sums, self.x.shape[1], dtype=_accumulator(self.x))
+
+    def folded(self, partials: Tensor) -> Tensor:
+        """(sums, C) from (programs, sums, C)."""
+        sums = torch.empty_like(partials[0])
+        grid = (-(-sums.numel() // COLUMNS),)
+        bn_lrelu_fold_sums_kernel[grid](partials, sums, self.programs, sums.numel(), PROGRAMS, COLUMNS)
+        return sums
 
 
-WARPS = 4
-
-
-def _constants(channels: int, contiguous: bool, double: bool) -> dict[str, Any]:
-    width = max(1, 1 << (channels - 1).bit_length())
-    return {
-        "C": channels,
-        "BLOCK": max(1, TILE // width),
-        "WIDTH": width,
-        "LAST": not contiguous,
-        "ACC": tl.float64 if double else tl.float32,
-    }
+def _tile(channels: int, double: bool) -> dict[str, Any]:
+    width = 1 << (channels - 1).bit_length()
+    block = max(1, TILE // width)
+    return {"C": channels, "BLOCK": block, "WIDTH": width, "ACC": tl.float64 if double else tl.float32}
 
 
 def _forward_kernels(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     launch = _Launch(x, eps, slope)
-    y, mean = torch.empty_like(x), x.new_empty(x.shape[1], dtype=_accumulator(x))
-    var = torch.empty_like(mean)
-    grid = (launch.programs,)
-    bn_lrelu_statistics_kernel[grid](x, launch.partials, **launch.sums)
-    bn_lrelu_forward_kernel[grid](
-        x, weight.contiguous(), bias.contiguous(), launch.partials, y, mean, var, **launch.maps
+    partials = launch.partials(3)
+    y, mean, var = torch.empty_like(x), torch.empty_like(partials[0, 0]), torch.empty_like(partials[0, 0])
+    channels, accumulator = x.shape[1], launch.division["ACC"]
+    bn_lrelu_statistics_kernel[launch.grid](x, partials, **launch.division)
+    bn_lrelu_fold_statistics_kernel[(-(-channels // COLUMNS),)](
+        partials, mean, var, launch.programs, launch.rows, channels, PROGRAMS, COLUMNS, accumulator
     )
+    inputs = (x, weight.contiguous(), bias.contiguous(), mean, var)
+    bn_lrelu_forward_kernel[launch.grid](*inputs, y, **launch.division, **launch.formula)
     return y, mean, var
 
 
@@ -558,10 +539,12 @@ def _backward_kernels(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     launch = _Launch(x, eps, slope)
-    dx, dw, db = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
-    grid, inputs = (launch.programs,), (grad, x, *(v.contiguous() for v in (weight, bias, mean, var)))
-    bn_lrelu_backward_sums_kernel[grid](*inputs, launch.partials, **launch.sums, **launch.formula)
-    bn_lrelu_backward_kernel[grid](*inputs, launch.partials, dx, dw, db, **launch.maps)
+    partials = launch.partials(2)
+    dx, dw, db = torch.empty_like(x), torch.empty_like(partials[0, 0]), torch.empty_like(partials[0, 0])
+    inputs = (grad, x, *(vector.contiguous() for vector in (weight, bias, mean, var)))
+    constants = launch.division | launch.formula
+    bn_lrelu_backward_sums_kernel[launch.grid](*inputs, partials, **constants)
+    bn_lrelu_backward_kernel[launch.grid](*inputs, launch.folded(partials), dx, dw, db, **constants)
     return dx, dw, db
 
 
@@ -581,57 +564,58 @@ def _double_backward_kernels(
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     launch = _Launch(x, eps, slope)
-    of_grad, of_x, of_w = torch.empty_like(x), torch.empty_like(x), torch.empty_like(mean)
-    grid, inputs = (launch.programs,), (grad, x, *(v.contiguous() for v in (weight, bias, mean, var)))
-    bn_lrelu_double_backward_sums_kernel[grid](of_dx, *inputs, launch.partials, **launch.sums, **launch.formula)
-    bn_lrelu_double_backward_kernel[grid](
-        of_dx,
-        of_dw.contiguous(),
-        of_db.contiguous(),
-        *inputs,
-        dw.contiguous(),
-        db.contiguous(),
-        launch.partials,
-        of_grad,
-        of_x,
-        of_w,
-        **launch.maps,
+    partials = launch.partials(3)
+    of_grad, of_x, of_w = torch.empty_like(x), torch.empty_like(x), torch.empty_like(partials[0, 0])
+    of_dw, of_db, weight, bias, mean, var, dw, db = (
+        vector.contiguous() for vector in (of_dw, of_db, weight, bias, mean, var, dw, db)
+    )
+    inputs, constants = (grad, x, weight, bias, mean, var), launch.division | launch.formula
+    bn_lrelu_double_backward_sums_kernel[launch.grid](of_dx, *inputs, partials, **constants)
+    bn_lrelu_double_backward_kernel[launch.grid](
+        of_dx, of_dw, of_db, *inputs, dw, db, launch.folded(partials), of_grad, of_x, of_w, **constants
     )
     return of_grad, of_x, of_w
 
 
 def variants() -> list[Variant]:
-    """What the launchers ask for: the networks' widths, both layouts, float32 and bfloat16 maps."""
-    kernels = {
-        "statistics": bn_lrelu_statistics_kernel,
-        "forward": bn_lrelu_forward_kernel,
-        "backward sums": bn_lrelu_backward_sums_kernel,
-        "backward": bn_lrelu_backward_kernel,
-        "double backward sums": bn_lrelu_double_backward_sums_kernel,
-        "double backward": bn_lrelu_double_backward_kernel,
-    }
+    """What the launchers ask for: the networks' widths, float32 and bfloat16 maps."""
+    kernels = (
+        bn_lrelu_statistics_kernel,
+        bn_lrelu_fold_statistics_kernel,
+        bn_lrelu_fold_sums_kernel,
+        bn_lrelu_forward_kernel,
+        bn_lrelu_backward_sums_kernel,
+        bn_lrelu_backward_kernel,
+        bn_lrelu_double_backward_sums_kernel,
+        bn_lrelu_double_backward_kernel,
+    )
     maps = {"x", "y", "grad", "dx", "of_dx", "of_grad", "of_x"}
-    numbers = {"pixels", "blocks", "run", "programs", "n"}
+    numbers = {"rows", "blocks", "run", "programs", "columns"}
     result = []
-    for channels, last, storage in (
-        (8, True, "fp32"),
-        (32, True, "fp32"),
-        (64, True, "fp32"),
-        (32, False, "fp32"),
-        (32, True, "bf16"),
-    ):
-        constants = _constants(channels, not last, double=False) | {"CHUNK": CHUNK, "EPS": 1e-5, "SLOPE": 0.2}
-        for name, kernel in kernels.items():
-            runtime = [p for p in kernel.arg_names if p not in constants]
-            types = {p: f"*{storage}" if p in maps else "i32" if p in numbers else "*fp32" for p in runtime}
+    for channels, storage in ((8, "fp32"), (32, "fp32"), (32, "bf16"), (64, "fp32")):
+        constants = _tile(channels, double=False) | {
+            "EPS": 1e-5,
+            "SLOPE": 0.2,
+            "PROGRAMS": PROGRAMS,
+            "COLUMNS": COLUMNS,
+        }
+        for kernel in kernels:
+            takes_maps = bool(maps.intersection(kernel.arg_names))
+            if not takes_maps and (channels, storage) != (32, "fp32"):
+                continue  # folding depends on neither
+            runtime = [name for name in kernel.arg_names if name not in constants]
+            name = kernel.__name__.removesuffix("_kernel")
             result.append(
                 Variant(
-                    name=f"bn_lrelu {name} c{channels} {'nhwc' if last else 'nchw'} {storage}",
+                    name=f"{name} c{channels} {storage}" if takes_maps else name,
                     kernel=kernel,
-                    signature=types,
-                    constexprs={p: v for p, v in constants.items() if p in kernel.arg_names},
+                    signature={
+                        name: f"*{storage}" if name in maps else "i32" if name in numbers else "*fp32"
+                        for name in runtime
+                    },
+                    constexprs={name: constants[name] for name in kernel.arg_names if name in constants},
                     warps=WARPS,
-                    representative=name == "double backward" and channels == 32 and last and storage == "fp32",
+                    representative=kernel is bn_lrelu_double_backward_kernel and (channels, storage) == (32, "fp32"),
                 )
             )
     return result
