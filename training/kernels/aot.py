@@ -3,7 +3,7 @@
     python -m training.kernels.aot --check   # the gate, and the table against docs/kernels_aot.md
     python -m training.kernels.aot --write   # makes the table
 
-The gate finds what the interpreter cannot: values spilled to memory, more shared memory than a multiprocessor has, tensor
+The gate finds what the interpreter cannot: values spilled to memory, too much shared memory, tensor
 cores that are not used. Each file of kernels lists with ``variants()`` what its launcher may ask for.
 """
 
