@@ -13,16 +13,16 @@ normalisation needs, so that no elementwise map is ever written:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
 from training.kernels.configs import Numerics, Tiles
-from training.kernels.launch import KERNEL_DTYPE, padded
+from training.kernels.launch import cdiv, kernel_dtype, launch_kernel, padded
+from training.kernels.optional_triton import jit, tl
 from training.kernels.prologue import Batch, Prologue, load_coefficients, load_row, load_values
 
 _INTEGERS = [
@@ -121,11 +121,13 @@ def conv3x3(
     out = weight.new_empty(total, out_height, out_width, outputs, dtype=dtype)
     programs = min(
         max(1, tiles.programs * batch.runs // groups),
-        triton.cdiv(out_height, tiles.height) * triton.cdiv(out_width, tiles.width) * (total // groups),
+        cdiv(out_height, tiles.height) * cdiv(out_width, tiles.width) * (total // groups),
     )
     sums = weight.new_empty(groups, programs, 3, outputs)
     unused = weight if epilogue.norm is None else epilogue.norm
-    conv3x3_kernel[(programs, groups)](
+    launch_kernel(
+        conv3x3_kernel,
+        (programs, groups),
         *prologue.pointers(weight),
         weight,
         weight if bias is None else bias,
@@ -153,7 +155,7 @@ def conv3x3(
 
 def constants(
     inputs: int, outputs: int, read: str, write: str, padding: int, bias: bool, numerics: Numerics, tiles: Tiles
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The compile-time arguments of a launch, and its warps."""
     return {
         "INPUTS": inputs,
@@ -168,14 +170,14 @@ def constants(
         "PADDING": padding,
         "BIAS": bias,
         "SLOPE": SLOPE,
-        "OPERAND": KERNEL_DTYPE[torch.bfloat16 if numerics.dot == "bf16" else numerics.sums],
+        "OPERAND": kernel_dtype(torch.bfloat16 if numerics.dot == "bf16" else numerics.sums),
         "PRECISION": "tf32" if numerics.dot == "tf32" else "ieee",
-        "SUMS": KERNEL_DTYPE[numerics.sums],
-        "num_warps": tiles.warps,
+        "SUMS": kernel_dtype(numerics.sums),
+        "warps": tiles.warps,
     }
 
 
-@triton.jit(do_not_specialize=_INTEGERS)
+@jit(do_not_specialize=_INTEGERS)
 def conv3x3_kernel(
     raw_ptr, z_ptr, tangent_ptr, gradient_ptr, norm_ptr, line_ptr,
     weight_ptr, bias_ptr, out_ptr, sums_ptr, out_z_ptr, out_gradient_ptr, out_norm_ptr,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from training.kernels.launch import KERNEL_DTYPE
+from training.kernels.launch import cdiv, kernel_dtype, launch_kernel
+from training.kernels.optional_triton import jit, tl
 from training.kernels.parameters import Layout, layer_place
 from training.kernels.prologue import LINE_ROWS, NORM_ROWS
 from training.kernels.reference import EPS, MOMENTUM
@@ -64,17 +63,18 @@ def fold_statistics(sums: Tensor, flat: Tensor, offset: int, running: Running | 
     runs = len(flat)
     norm = sums.new_empty(groups, NORM_ROWS, channels)
     unused = sums
-    fold_statistics_kernel[(runs, triton.cdiv(channels, _CHANNELS))](
+    launch_kernel(
+        fold_statistics_kernel, (runs, cdiv(channels, _CHANNELS)),
         sums, flat[:, offset:], norm,
         *((unused,) * 3 if running is None else (running.mean, running.variance, running.batches)),
         programs, flat.stride(0),
         CHANNELS=channels, KINDS=groups // runs, EPSILON=EPS, MOMENTUM=MOMENTUM, RUNNING=running is not None,
-        ROWS=_ROWS, BLOCK=_CHANNELS, SUMS=KERNEL_DTYPE[sums.dtype],
+        ROWS=_ROWS, BLOCK=_CHANNELS, SUMS=kernel_dtype(sums.dtype),
     )  # fmt: skip
     return norm
 
 
-@triton.jit(do_not_specialize=["programs", "flat_stride"])
+@jit(do_not_specialize=["programs", "flat_stride"])
 def fold_statistics_kernel(
     sums_ptr, scale_ptr, norm_ptr, running_mean_ptr, running_variance_ptr, batches_ptr, programs, flat_stride,
     CHANNELS: tl.constexpr, KINDS: tl.constexpr, EPSILON: tl.constexpr, MOMENTUM: tl.constexpr,
@@ -183,19 +183,20 @@ def fold_sums(sums: Tensor, norm: Tensor, count: int, second: SecondOrder | None
     line = sums.new_empty(groups, LINE_ROWS, channels)
     total = sums.new_empty(groups, 3, channels)
     runs = groups if second is None else len(second.flat)
-    fold_sums_kernel[(runs, triton.cdiv(channels, _CHANNELS))](
+    launch_kernel(
+        fold_sums_kernel, (runs, cdiv(channels, _CHANNELS)),
         sums, norm, line, total,
         sums if second is None else second.gradient,
         sums if second is None else second.tangent,
         sums if second is None else second.flat[:, second.offset :],
         programs, count, 0 if second is None else second.flat.stride(0),
         CHANNELS=channels, KINDS=groups // runs, SECOND=second is not None,
-        ROWS=_ROWS, BLOCK=_CHANNELS, SUMS=KERNEL_DTYPE[sums.dtype],
+        ROWS=_ROWS, BLOCK=_CHANNELS, SUMS=kernel_dtype(sums.dtype),
     )  # fmt: skip
     return line, total
 
 
-@triton.jit(do_not_specialize=["programs", "count", "flat_stride"])
+@jit(do_not_specialize=["programs", "count", "flat_stride"])
 def fold_sums_kernel(
     sums_ptr, norm_ptr, line_ptr, total_ptr, gradient_ptr, tangent_ptr, flat_ptr, programs, count, flat_stride,
     CHANNELS: tl.constexpr, KINDS: tl.constexpr, SECOND: tl.constexpr,
@@ -273,14 +274,15 @@ def fold_weights(partial: Tensor, flat: Tensor, layout: Layout) -> None:
             it moves the scores of real and fake alike, and no gradient by a pixel.
     """
     largest = max(layout.size(layer) for layer in range(layout.depth)) + 1
-    fold_weights_kernel[(triton.cdiv(largest, _NUMBERS), layout.depth, len(flat))](
+    launch_kernel(
+        fold_weights_kernel, (cdiv(largest, _NUMBERS), layout.depth, len(flat)),
         partial, flat, partial.shape[1],
         CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total,
-        BLOCK=_NUMBERS, SUMS=KERNEL_DTYPE[partial.dtype],
+        BLOCK=_NUMBERS, SUMS=kernel_dtype(partial.dtype),
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["programs"])
+@jit(do_not_specialize=["programs"])
 def fold_weights_kernel(
     partial_ptr, flat_ptr, programs,
     CHANNELS: tl.constexpr, DEPTH: tl.constexpr, TOTAL: tl.constexpr, BLOCK: tl.constexpr, SUMS: tl.constexpr,
@@ -321,13 +323,14 @@ def fold_losses(scores: Tensor, penalties: Tensor, pixels: int) -> Tensor:
     """
     runs, rows = penalties.shape
     losses = penalties.new_empty(runs, 2)
-    fold_losses_kernel[(runs,)](
-        scores, penalties, losses, scores.shape[1], rows, pixels, BLOCK=256, SUMS=KERNEL_DTYPE[penalties.dtype]
-    )
+    launch_kernel(
+        fold_losses_kernel, (runs,), scores, penalties, losses, scores.shape[1], rows, pixels,
+        BLOCK=256, SUMS=kernel_dtype(penalties.dtype),
+    )  # fmt: skip
     return losses
 
 
-@triton.jit(do_not_specialize=["programs", "rows", "pixels"])
+@jit(do_not_specialize=["programs", "rows", "pixels"])
 def fold_losses_kernel(
     scores_ptr, penalties_ptr, losses_ptr, programs, rows, pixels, BLOCK: tl.constexpr, SUMS: tl.constexpr
 ):

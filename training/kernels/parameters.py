@@ -1,7 +1,7 @@
 """The critic's parameters as the kernels see them: one row of numbers per run, and weights packed by taps.
 
 A row holds the parameters one after the other in the critic's order. With ``depth`` layers of ``C`` channels, layer
-``l`` has its convolution at ``offset(l)``, a block's scale and shift right behind it, and the last convolution its bias.
+``l`` has its convolution at ``offset(l)``, a block's scale and shift right behind it; the last number is the bias.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+
+from training.kernels.launch import cdiv, launch_kernel
+from training.kernels.optional_triton import jit, tl
 
 _BLOCK = 1024
 IMAGE_CHANNELS = 3
@@ -106,13 +107,14 @@ def pack(flat: Tensor, layout: Layout) -> Tensor:
     """
     packed = flat.new_empty(len(flat), 2, layout.total)
     largest = max(layout.size(layer) for layer in range(layout.depth))
-    pack_kernel[(triton.cdiv(largest, _BLOCK), layout.depth, len(flat))](
-        flat, packed, CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total, BLOCK=_BLOCK
-    )
+    launch_kernel(
+        pack_kernel, (cdiv(largest, _BLOCK), layout.depth, len(flat)), flat, packed,
+        CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total, BLOCK=_BLOCK,
+    )  # fmt: skip
     return packed
 
 
-@triton.jit
+@jit
 def layer_place(layer, CHANNELS: tl.constexpr, DEPTH: tl.constexpr):
     """Layout.inputs, outputs and offset of a layer, in a kernel."""
     first = layer == 0
@@ -122,7 +124,7 @@ def layer_place(layer, CHANNELS: tl.constexpr, DEPTH: tl.constexpr):
     return inputs, outputs, offset
 
 
-@triton.jit
+@jit
 def pack_kernel(
     flat_ptr, packed_ptr, CHANNELS: tl.constexpr, DEPTH: tl.constexpr, TOTAL: tl.constexpr, BLOCK: tl.constexpr
 ):

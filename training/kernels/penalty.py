@@ -7,11 +7,10 @@ the mean of (|g| - 1)^2 over pixels; v = weight * d penalty / dg is the directio
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from training.kernels.launch import KERNEL_DTYPE
+from training.kernels.launch import cdiv, kernel_dtype, launch_kernel
+from training.kernels.optional_triton import jit, tl
 from training.kernels.prologue import Batch
 
 _BLOCK = 1024
@@ -36,12 +35,12 @@ def between(real: Tensor, fake: Tensor, settings: Tensor) -> Tensor:
     """
     runs, images, _, height, width = real.shape
     out = real.new_empty(3 * runs * images, height, width, 3)
-    grid = (triton.cdiv(height * width, _BLOCK), runs * images)
-    between_kernel[grid](real, fake, settings, out, height * width, images, BLOCK=_BLOCK)
+    grid = (cdiv(height * width, _BLOCK), runs * images)
+    launch_kernel(between_kernel, grid, real, fake, settings, out, height * width, images, BLOCK=_BLOCK)
     return out
 
 
-@triton.jit(do_not_specialize=["pixels", "images"])
+@jit(do_not_specialize=["pixels", "images"])
 def between_kernel(real_ptr, fake_ptr, settings_ptr, out_ptr, pixels, images, BLOCK: tl.constexpr):
     """Grid (blocks of pixels, images of one kind)."""
     image = tl.program_id(1).to(tl.int64)
@@ -82,17 +81,17 @@ def penalty(gradient: Tensor, settings: Tensor, batch: Batch, reached: int) -> t
         v of shape (reached, H, W, 3), and partial sums of (|g| - 1)^2, (runs, rows).
     """
     total, height, width, _ = gradient.shape
-    blocks = triton.cdiv(height * width, _BLOCK)
+    blocks = cdiv(height * width, _BLOCK)
     direction = gradient.new_empty(reached, height, width, 3)
     sums = gradient.new_empty(batch.runs, batch.images * blocks)
-    penalty_kernel[(blocks, total)](
-        gradient, settings, direction, sums, height * width, batch.images,
-        STILL=reached // total - 1, BLOCK=_BLOCK, SUMS=KERNEL_DTYPE[gradient.dtype],
+    launch_kernel(
+        penalty_kernel, (blocks, total), gradient, settings, direction, sums, height * width, batch.images,
+        STILL=reached // total - 1, BLOCK=_BLOCK, SUMS=kernel_dtype(gradient.dtype),
     )  # fmt: skip
     return direction, sums
 
 
-@triton.jit(do_not_specialize=["pixels", "images"])
+@jit(do_not_specialize=["pixels", "images"])
 def penalty_kernel(
     gradient_ptr, settings_ptr, direction_ptr, sums_ptr, pixels, images,
     STILL: tl.constexpr, BLOCK: tl.constexpr, SUMS: tl.constexpr,

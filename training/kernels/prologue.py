@@ -8,7 +8,7 @@ what it loads:
     raw           raw
     activation    lrelu(scale * (raw - mean) + shift)                     a block's output from its raw output
     tangent       mask(z) * (scale * raw + b * x + c)                     its derivative along a direction
-    gradient      scale * raw + b * x + c                                 gradient by z from the one by the norm's output
+    gradient      scale * raw + b * x + c                                 gradient by z, from that by the norm's output
     adjoint       the same + d * tangent + f * gradient                   the same, with the penalty's second order
     penalty       1 on ``between``, 0 elsewhere                           seed of the penalty's input gradient
     distance      -1/n on ``real``, 1/n on ``fake``, 0 on ``between``     seed of the loss, n scores per kind and run
@@ -23,11 +23,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
+from training.kernels.optional_triton import jit, tl
 
 NORM_ROWS = 5  # mean, rstd, scale, shift, variance: one normalisation group's table, (groups, 5, C)
 LINE_ROWS = 4  # b, c, d, f: (groups, 4, C)
@@ -113,13 +112,13 @@ class Prologue:
         return value
 
 
-@triton.jit
+@jit
 def load_row(table_ptr, row, channel, valid, CHANNELS: tl.constexpr):
     """A row of coefficients, shaped to go with (pixels, channels)."""
     return tl.load(table_ptr + row * CHANNELS + channel, mask=valid, other=0.0)[None, :]
 
 
-@triton.jit
+@jit
 def load_coefficients(norm_ptr, line_ptr, group, channel, valid, CHANNELS: tl.constexpr, KIND: tl.constexpr):
     """mean, scale, shift, b, c, d, f of a group; what the kind does not need stays 0 and is never used."""
     mean = 0.0
@@ -143,7 +142,7 @@ def load_coefficients(norm_ptr, line_ptr, group, channel, valid, CHANNELS: tl.co
     return mean, scale, shift, b, c, d, f
 
 
-@triton.jit
+@jit
 def load_values(
     raw_ptr, z_ptr, tangent_ptr, gradient_ptr, image, size, offset, mask, total, per_kind, first_tangent, seed_count,
     mean, scale, shift, b, c, d, f, KIND: tl.constexpr, SLOPE: tl.constexpr, SUMS: tl.constexpr,

@@ -7,7 +7,6 @@ fake together with what the penalty adds. docs/kernels.md has the mathematics, r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from training.kernels.configs import MOST_CHANNELS, architecture, conv_tiles, numerics, supported, wgrad_tiles
 from training.kernels.conv3x3 import Epilogue, conv3x3
 from training.kernels.fold import Running, SecondOrder, fold_losses, fold_statistics, fold_sums, fold_weights
+from training.kernels.optional_triton import interpreted
 from training.kernels.parameters import Layout, pack
 from training.kernels.penalty import between, penalty
 from training.kernels.prologue import Batch, Prologue
@@ -76,7 +76,8 @@ def critic_gradients_of_runs(
     layout = check(parameters, real, fake, mix)
     flat = torch.cat([p.reshape(-1) for of_run in parameters for p in of_run]).view(len(parameters), -1)
     settings = flat.new_tensor([[m, penalty_weight] for m in mix])
-    launched = launch(flat, layout, stack(real), stack(fake), settings, shared_norm, precision)
+    with torch.cuda.device_of(flat):
+        launched = launch_step(flat, layout, stack(real), stack(fake), settings, shared_norm, precision)
     return [unpack(launched, layout, run) for run in range(len(parameters))]
 
 
@@ -120,8 +121,10 @@ def check(
             )
     arch = architecture(first.device)
     if not supported(arch):
-        raise ValueError(f"no tiles for compute capability {arch / 10}; 8.0 or later is needed; use --kernels reference")
-    if first.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"no tiles for compute capability {arch / 10}; 8.0 or later is needed; use --kernels reference"
+        )
+    if first.device.type != "cuda" and not interpreted():
         raise ValueError(
             f"the Triton kernels run on CUDA tensors, got tensors on {first.device}; use --kernels reference, or set "
             "TRITON_INTERPRET=1 before the start to run them in Triton's interpreter, which is slow"
@@ -142,7 +145,7 @@ def unpack(launched: Launched, layout: Layout, run: int) -> CriticGradients:
     return CriticGradients(distance, gp, layout.split(launched.gradients[run]), statistics)
 
 
-def launch(
+def launch_step(
     flat: Tensor,
     layout: Layout,
     real: Tensor,
@@ -151,6 +154,7 @@ def launch(
     shared_norm: bool,
     precision: str = "ieee",
     running: Sequence[Running] | None = None,
+    arch: int | None = None,
 ) -> Launched:
     """All launches of a step, without a host sync.
 
@@ -159,10 +163,11 @@ def launch(
         real, fake: (runs, N, 3, H, W), contiguous.
         settings: (runs, 2): mix and penalty weight.
         running: of each block, updated in place; None leaves them alone.
+        arch: whose tiles to use; by default those of the device.
     """
     numbers = numerics(precision, flat.dtype)
     batch = Batch(*real.shape[:2])
-    arch = architecture(flat.device)
+    arch = architecture(flat.device) if arch is None else arch
     tiles = conv_tiles(layout.channels, arch)
     blocks, last = range(layout.depth - 1), layout.depth - 1
     height, width = real.shape[3:]
@@ -241,9 +246,7 @@ def launch(
         q, sums = conv3x3(adjoint, weight(layer, 1), Epilogue("masked", z, norm), batch, 2, groups, numbers, tiles)
         second = SecondOrder(gradient_sums[layer - 1], tangent_sums[layer - 1], gradients, scales(layer - 1))
         line, _ = fold_sums(sums, norm, members * pixels(layer - 1), second)
-        adjoint = Prologue(
-            "adjoint", tuple(q.shape), q, z, norm, line, tangent[layer].raw, gradient[layer - 1].raw
-        )
+        adjoint = Prologue("adjoint", tuple(q.shape), q, z, norm, line, tangent[layer].raw, gradient[layer - 1].raw)
     fold_weights(partial, gradients, layout)
     losses = fold_losses(score_sums, penalty_sums, batch.images * height * width)
     return Launched(losses, gradients, norms)

@@ -7,14 +7,15 @@ nor gradients are ever stored.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
 from training.kernels.configs import Numerics, Tiles
-from training.kernels.launch import KERNEL_DTYPE, padded
+from training.kernels.launch import kernel_dtype, launch_kernel, padded
+from training.kernels.optional_triton import jit, tl
 from training.kernels.prologue import Batch, Prologue, load_coefficients, load_values
 
 _INTEGERS = [
@@ -40,7 +41,9 @@ def wgrad_reference(loss: Pair, penalty: Pair, batch: Batch, numerics: Numerics)
     return result
 
 
-def wgrad(loss: Pair, penalty: Pair, partial: Tensor, offset: int, batch: Batch, numerics: Numerics, tiles: Tiles) -> None:
+def wgrad(
+    loss: Pair, penalty: Pair, partial: Tensor, offset: int, batch: Batch, numerics: Numerics, tiles: Tiles
+) -> None:
     """Writes partial sums of a weight's gradient; fold_weights adds them.
 
     Args:
@@ -54,7 +57,9 @@ def wgrad(loss: Pair, penalty: Pair, partial: Tensor, offset: int, batch: Batch,
     _, height, width, inputs = x.shape
     outputs = gradient.shape[3]
     unused = partial
-    wgrad_kernel[(partial.shape[1], 3, batch.runs)](
+    launch_kernel(
+        wgrad_kernel,
+        (partial.shape[1], 3, batch.runs),
         *_without_tangent(x, unused),
         *gradient.pointers(unused),
         *_without_tangent(tangent, unused),
@@ -73,15 +78,13 @@ def wgrad(loss: Pair, penalty: Pair, partial: Tensor, offset: int, batch: Batch,
         tangent.shape[0],
         tangent.groups,
         tangent_gradient.groups,
-        **constants(
-            inputs, outputs, (x.kind, gradient.kind), (tangent.kind, tangent_gradient.kind), numerics, tiles
-        ),
+        **constants(inputs, outputs, (x.kind, gradient.kind), (tangent.kind, tangent_gradient.kind), numerics, tiles),
     )
 
 
 def constants(
     inputs: int, outputs: int, loss: tuple[str, str], penalty: tuple[str, str], numerics: Numerics, tiles: Tiles
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The compile-time arguments of a launch, and its warps."""
     return {
         "INPUTS": inputs,
@@ -95,10 +98,10 @@ def constants(
         "TANGENT": penalty[0],
         "TANGENT_GRADIENT": penalty[1],
         "SLOPE": SLOPE,
-        "OPERAND": KERNEL_DTYPE[torch.bfloat16 if numerics.dot == "bf16" else numerics.sums],
+        "OPERAND": kernel_dtype(torch.bfloat16 if numerics.dot == "bf16" else numerics.sums),
         "PRECISION": "tf32" if numerics.dot == "tf32" else "ieee",
-        "SUMS": KERNEL_DTYPE[numerics.sums],
-        "num_warps": tiles.warps,
+        "SUMS": kernel_dtype(numerics.sums),
+        "warps": tiles.warps,
     }
 
 
@@ -107,7 +110,7 @@ def _without_tangent(prologue: Prologue, unused: Tensor) -> tuple[Tensor, ...]:
     return raw, z, norm, line
 
 
-@triton.jit(do_not_specialize=_INTEGERS)
+@jit(do_not_specialize=_INTEGERS)
 def wgrad_kernel(
     raw_ptr, z_ptr, norm_ptr, line_ptr,
     g_raw_ptr, g_z_ptr, g_tangent_ptr, g_gradient_ptr, g_norm_ptr, g_line_ptr,
@@ -152,7 +155,7 @@ def wgrad_kernel(
     tl.store(numbers + 2, right, mask=mask)
 
 
-@triton.jit
+@jit
 def _accumulate(
     left, centre, right, raw_ptr, z_ptr, norm_ptr, line_ptr,
     g_raw_ptr, g_z_ptr, g_tangent_ptr, g_gradient_ptr, g_norm_ptr, g_line_ptr,
