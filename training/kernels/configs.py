@@ -92,7 +92,7 @@ def conv_tiles(channels: int, arch: int) -> Tiles:
         arch: see :func:`architecture`.
     """
     if arch == _INTERPRETER:  # time there goes by the number of tiles, not by their size
-        return Tiles(32, 64, 1, 1, 2)
+        return Tiles(16, 32, 1, 1, 2)
     programs = 2 * _MULTIPROCESSORS[_nearest(arch)]
     return Tiles(4, 16, 4 if channels <= 32 else 8, 2, programs)
 
@@ -100,7 +100,7 @@ def conv_tiles(channels: int, arch: int) -> Tiles:
 def wgrad_tiles(channels: int, arch: int) -> Tiles:
     """Tiles of wgrad, whose accumulators (3 taps, inputs by outputs) fill the registers; arguments as above."""
     if arch == _INTERPRETER:
-        return Tiles(32, 64, 1, 1, 2)
+        return Tiles(16, 32, 1, 1, 2)
     # One program for each of the kernel's 3 rows: a third of the multiprocessors per row fills the device once.
     return Tiles(4, 16, 4 if channels <= 32 else 8, 1, _MULTIPROCESSORS[_nearest(arch)] // 3)
 

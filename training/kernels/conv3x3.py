@@ -23,7 +23,7 @@ from task_losses.discriminator import SLOPE
 from training.kernels.configs import Numerics, Tiles
 from training.kernels.launch import cdiv, kernel_dtype, launch_kernel, padded
 from training.kernels.optional_triton import jit, tl
-from training.kernels.prologue import Batch, Prologue, load_coefficients, load_row, load_values
+from training.kernels.prologue import Batch, Prologue, load_coefficients, load_row, load_values, seed_value
 
 _INTEGERS = [
     "height", "width", "total", "images", "per_kind", "first_tangent", "groups", "norms", "out_norms", "runs",
@@ -202,6 +202,7 @@ def conv3x3_kernel(
     valid_in = ci < INPUTS
     valid_out = co < OUTPUTS
     weight_mask = valid_in[:, None] & valid_out[None, :]
+    weight_place = ci[:, None] * OUTPUTS + co[None, :]
     weight_ptr += (group % runs).to(tl.int64) * weight_stride
 
     mean, scale, shift, b, c, d, f = load_coefficients(
@@ -229,22 +230,29 @@ def conv3x3_kernel(
         x = left + pixel % BLOCK_WIDTH
         inside = (y < out_height) & (x < out_width)
 
+        start = image.to(tl.int64) * (height * width * INPUTS)
+        behind = (image - first_tangent).to(tl.int64) * (height * width * INPUTS)
+        place = (y * width + x)[:, None] * INPUTS + ci[None, :]
+        seed = seed_value(image, total, per_kind, images * height * width, READ, SUMS)
+
         out = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, OUTPUT_BLOCK), SUMS)
         for tap in tl.range(0, 9, num_stages=STAGES):
-            in_y = y + (tap // 3 - PADDING)
-            in_x = x + (tap % 3 - PADDING)
+            down = tap // 3 - PADDING
+            across = tap % 3 - PADDING
             seen = inside
             if PADDING > 0:
-                seen = inside & (in_y >= 0) & (in_y < height) & (in_x >= 0) & (in_x < width)
+                seen = inside & (y >= -down) & (y < height - down) & (x >= -across) & (x < width - across)
+            mask = seen[:, None] & valid_in[None, :]
+            reached = mask
+            if READ == "adjoint":
+                # A block of comparisons, since Triton 3.9 does not combine a scalar condition with a mask.
+                reached = mask & ((ci * 0 + image) >= first_tangent)[None, :]
             values = load_values(
-                raw_ptr, z_ptr, tangent_ptr, gradient_ptr, image, height * width * INPUTS,
-                (in_y * width + in_x)[:, None] * INPUTS + ci[None, :], seen[:, None] & valid_in[None, :],
-                total, per_kind, first_tangent, images * height * width,
+                raw_ptr + start, z_ptr + start, tangent_ptr + behind, gradient_ptr + behind,
+                place + (down * width + across) * INPUTS, mask, reached, seed,
                 mean, scale, shift, b, c, d, f, READ, SLOPE, SUMS,
             )  # fmt: skip
-            weight = tl.load(
-                weight_ptr + (tap * INPUTS + ci)[:, None] * OUTPUTS + co[None, :], mask=weight_mask, other=0.0
-            )
+            weight = tl.load(weight_ptr + tap * (INPUTS * OUTPUTS) + weight_place, mask=weight_mask, other=0.0)
             out = tl.dot(values.to(OPERAND), weight.to(OPERAND), out, input_precision=PRECISION, out_dtype=SUMS)
         if BIAS:
             bias = tl.load(bias_ptr + (group % runs).to(tl.int64) * bias_stride + co, mask=valid_out, other=0.0)

@@ -143,36 +143,43 @@ def load_coefficients(norm_ptr, line_ptr, group, channel, valid, CHANNELS: tl.co
 
 
 @jit
+def seed_value(image, total, per_kind, scores, KIND: tl.constexpr, SUMS: tl.constexpr):
+    """The seed of an image; 0 for a kind that is none. ``scores``: number of scores of one kind and run."""
+    behind = (total - 1 - image) // per_kind  # 0 for between, 1 for fake, 2 for real
+    seed = tl.zeros((), SUMS)
+    if KIND == "penalty":
+        seed = tl.where(behind == 0, 1.0, 0.0).to(SUMS)
+    if KIND == "distance":
+        seed = tl.where(behind == 0, 0.0, tl.where(behind == 1, 1.0, -1.0)).to(SUMS) / scores.to(SUMS)
+    return seed
+
+
+@jit
 def load_values(
-    raw_ptr, z_ptr, tangent_ptr, gradient_ptr, image, size, offset, mask, total, per_kind, first_tangent, seed_count,
+    raw_ptr, z_ptr, tangent_ptr, gradient_ptr, offset, mask, reached, seed,
     mean, scale, shift, b, c, d, f, KIND: tl.constexpr, SLOPE: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """The values of an image of ``size`` numbers at the block of offsets, 0 where masked."""
+    """Values at a block of offsets, 0 where masked.
+
+    Args:
+        raw_ptr, z_ptr, tangent_ptr, gradient_ptr: where the image begins in each map.
+        reached: mask of what is loaded from the last two.
+    """
     if KIND == "penalty" or KIND == "distance":
-        behind = (total - 1 - image) // per_kind  # 0 for between, 1 for fake, 2 for real
-        if KIND == "penalty":
-            seed = tl.where(behind == 0, 1.0, 0.0).to(SUMS)
-        else:
-            sign = tl.where(behind == 0, 0.0, tl.where(behind == 1, 1.0, -1.0)).to(SUMS)
-            seed = sign / seed_count.to(SUMS)
         value = tl.where(mask, seed, 0.0)
     else:
-        start = image.to(tl.int64) * size
-        value = tl.load(raw_ptr + start + offset, mask=mask, other=0.0).to(SUMS)
+        value = tl.load(raw_ptr + offset, mask=mask, other=0.0).to(SUMS)
         if KIND != "raw":
             if KIND == "activation":
                 u = (value - mean) * scale + shift
                 value = tl.where(u > 0, u, u * SLOPE)
             else:
-                x = tl.load(z_ptr + start + offset, mask=mask, other=0.0).to(SUMS) - mean
+                x = tl.load(z_ptr + offset, mask=mask, other=0.0).to(SUMS) - mean
                 value = value * scale + x * b + c
                 if KIND == "tangent":
                     value = tl.where(x * scale + shift > 0, value, value * SLOPE)
                 if KIND == "adjoint":
-                    # A block of comparisons, since a scalar condition does not combine with a mask in Triton 3.9.
-                    reached = mask & ((offset * 0 + image) >= first_tangent)
-                    start -= first_tangent.to(tl.int64) * size
-                    value += d * tl.load(tangent_ptr + start + offset, mask=reached, other=0.0).to(SUMS)
-                    value += f * tl.load(gradient_ptr + start + offset, mask=reached, other=0.0).to(SUMS)
+                    value += d * tl.load(tangent_ptr + offset, mask=reached, other=0.0).to(SUMS)
+                    value += f * tl.load(gradient_ptr + offset, mask=reached, other=0.0).to(SUMS)
             value = tl.where(mask, value, 0.0)
     return value

@@ -16,7 +16,7 @@ from task_losses.discriminator import SLOPE
 from training.kernels.configs import Numerics, Tiles
 from training.kernels.launch import kernel_dtype, launch_kernel, padded
 from training.kernels.optional_triton import jit, tl
-from training.kernels.prologue import Batch, Prologue, load_coefficients, load_values
+from training.kernels.prologue import Batch, Prologue, load_coefficients, load_values, seed_value
 
 _INTEGERS = [
     "height", "width", "images", "runs", "row_stride", "run_stride",
@@ -190,21 +190,28 @@ def _accumulate(
         mean, scale, shift, b, c, d, f = load_coefficients(
             g_norm_ptr, g_line_ptr, lot % gradient_norms, co, valid_out, OUTPUTS, GRADIENT
         )  # fmt: skip
+        mask = inside[:, None] & valid_out[None, :]
+        reached = mask
+        if GRADIENT == "adjoint":
+            reached = mask & ((co * 0 + image) >= first_tangent)[None, :]
+        size = out_height * out_width * OUTPUTS
+        start = image.to(tl.int64) * size
+        behind = (image - first_tangent).to(tl.int64) * size
         gradient = load_values(
-            g_raw_ptr, g_z_ptr, g_tangent_ptr, g_gradient_ptr, image, out_height * out_width * OUTPUTS,
-            (y * out_width + x)[:, None] * OUTPUTS + co[None, :], inside[:, None] & valid_out[None, :],
-            total, per_kind, first_tangent, images * out_height * out_width,
+            g_raw_ptr + start, g_z_ptr + start, g_tangent_ptr + behind, g_gradient_ptr + behind,
+            (y * out_width + x)[:, None] * OUTPUTS + co[None, :], mask, reached,
+            seed_value(image, total, per_kind, images * out_height * out_width, GRADIENT, SUMS),
             mean, scale, shift, b, c, d, f, GRADIENT, SLOPE, SUMS,
         ).to(OPERAND)  # fmt: skip
         mean, scale, shift, b, c, d, f = load_coefficients(
             norm_ptr, line_ptr, lot % norms, ci, valid_in, INPUTS, READ
         )  # fmt: skip
+        mask = inside[:, None] & valid_in[None, :]
+        start = image.to(tl.int64) * (height * width * INPUTS)
+        place = ((y + tap_row) * width + x)[:, None] * INPUTS + ci[None, :]
         for column in tl.static_range(3):
             values = load_values(
-                raw_ptr, z_ptr, raw_ptr, raw_ptr, image, height * width * INPUTS,
-                ((y + tap_row) * width + x + column)[:, None] * INPUTS + ci[None, :],
-                inside[:, None] & valid_in[None, :],
-                total, per_kind, first_tangent, images * height * width,
+                raw_ptr + start, z_ptr + start, raw_ptr, raw_ptr, place + column * INPUTS, mask, mask, 0.0,
                 mean, scale, shift, b, c, d, f, READ, SLOPE, SUMS,
             )  # fmt: skip
             turned = tl.trans(values.to(OPERAND))
