@@ -71,6 +71,9 @@ class Tiles:
     programs: int
 
 
+_INTERPRETER_TILES = Tiles(16, 32, 1, 1, 2)  # time there goes by the number of tiles more than by their size
+
+
 def architecture(device: torch.device) -> int:
     """Compute capability as one number, 90 for 9.0; 0 for the CPU, where Triton's interpreter runs the kernels."""
     if device.type != "cuda":
@@ -84,25 +87,29 @@ def supported(arch: int) -> bool:
     return arch == _INTERPRETER or _nearest(arch) // 10 == arch // 10
 
 
-def conv_tiles(channels: int, arch: int) -> Tiles:
-    """Tiles of conv3x3.
+def conv_tiles(channels: int, dot: str, arch: int) -> Tiles:
+    """Tiles of conv3x3, small enough that no register spills.
 
     Args:
-        channels: the larger of the input's and output's channels.
+        channels: of the critic.
+        dot: see :class:`Numerics`.
         arch: see :func:`architecture`.
     """
-    if arch == _INTERPRETER:  # time there goes by the number of tiles, not by their size
-        return Tiles(16, 32, 1, 1, 2)
-    programs = 2 * _MULTIPROCESSORS[_nearest(arch)]
-    return Tiles(4, 16, 4 if channels <= 32 else 8, 2, programs)
-
-
-def wgrad_tiles(channels: int, arch: int) -> Tiles:
-    """Tiles of wgrad, whose accumulators (3 taps, inputs by outputs) fill the registers; arguments as above."""
     if arch == _INTERPRETER:
-        return Tiles(16, 32, 1, 1, 2)
+        return _INTERPRETER_TILES
+    nearest = _nearest(arch)
+    # The tensor cores of data-centre GPUs since 9.0 multiply 64 rows at once.
+    height, width = (4, 16) if nearest in (90, 100) and dot != "ieee" else (4, 8)
+    return Tiles(height, width, 4 if channels <= 32 else 8, 2, 2 * _MULTIPROCESSORS[nearest])
+
+
+def wgrad_tiles(channels: int, dot: str, arch: int) -> Tiles:
+    """Tiles of wgrad, whose accumulators (3 taps, inputs by outputs) take most registers; arguments as above."""
+    if arch == _INTERPRETER:
+        return _INTERPRETER_TILES
+    height, width = (2, 8) if dot == "ieee" else (4, 8) if channels > 32 else (4, 16)
     # One program for each of the kernel's 3 rows: a third of the multiprocessors per row fills the device once.
-    return Tiles(4, 16, 4 if channels <= 32 else 8, 1, _MULTIPROCESSORS[_nearest(arch)] // 3)
+    return Tiles(height, width, 4 if channels <= 32 else 8, 1, _MULTIPROCESSORS[_nearest(arch)] // 3)
 
 
 def _nearest(arch: int) -> int:

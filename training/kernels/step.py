@@ -168,7 +168,7 @@ def launch_step(
     numbers = numerics(precision, flat.dtype)
     batch = Batch(*real.shape[:2])
     arch = architecture(flat.device) if arch is None else arch
-    tiles = conv_tiles(layout.channels, arch)
+    tiles = conv_tiles(layout.channels, numbers.dot, arch)
     blocks, last = range(layout.depth - 1), layout.depth - 1
     height, width = real.shape[3:]
     packed = pack(flat, layout)
@@ -234,7 +234,7 @@ def launch_step(
     gradient_at_input, direction_at_input = gradient[0].last(batch.per_kind), tangent[0].last(batch.per_kind)
 
     gradients = torch.empty_like(flat)
-    rows = wgrad_tiles(layout.channels, arch)
+    rows = wgrad_tiles(layout.channels, numbers.dot, arch)
     partial = flat.new_empty(batch.runs, rows.programs, layout.total)
     adjoint = Prologue("distance", tuple(scores.shape))
     for layer in reversed(range(layout.depth)):
