@@ -1,8 +1,9 @@
-"""The critic's step written out in plain torch: no autograd, no graph. The mathematics is in docs/kernels.md.
+"""The critic's step written out: no autograd, no graph. The mathematics is in docs/kernels.md.
 
-This is the oracle of the Triton kernels and the fast path on the CPU. It computes what
-:func:`training.objectives.critic_loss` and a double backward compute, for the layers of
-:class:`training.networks.Discriminator`: blocks of convolution, BatchNorm and LeakyReLU, and a last convolution.
+It computes what :func:`training.objectives.critic_loss` and a double backward compute, for the layers of
+:class:`training.networks.Discriminator`: blocks of convolution, BatchNorm and LeakyReLU, and a last convolution. The
+operations on maps are plain torch here, the oracle of every other kernel; :mod:`training.kernels.native` puts compiled
+ones in their place.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from task_losses.discriminator import SLOPE
-from training.networks import Block as NetworkBlock
-from training.networks import Discriminator
 
-EPS = 1e-5  # BatchNorm's defaults
-MOMENTUM = 0.1
+EPS, MOMENTUM = 1e-5, 0.1  # BatchNorm's defaults
 
 
 class CriticGradients(NamedTuple):
@@ -40,7 +39,7 @@ class CriticGradients(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Parameters of a block, and per channel what its BatchNorm computes."""
+    """Parameters of a block: of its convolution, and BatchNorm's weight and bias."""
 
     weight: Tensor
     scale: Tensor
@@ -52,33 +51,113 @@ class Activation(NamedTuple):
 
     Attributes:
         raw: the convolution's output, (B, C, h, w).
+        scale: BatchNorm's weight, (C,).
         mean, variance, rstd: of ``raw``, (C,); the variance is the biased one.
         output: the block's output, of ``raw``'s shape.
     """
 
     raw: Tensor
+    scale: Tensor
     mean: Tensor
     variance: Tensor
     rstd: Tensor
     output: Tensor
 
 
-class Trace(NamedTuple):
-    """What the penalty's two passes over a block leave for the last pass.
+class Passed(NamedTuple):
+    """A map that went through BatchNorm and LeakyReLU, as a gradient back or as a tangent forward.
 
     Attributes:
-        adjoint: gradient of the scores of ``between`` by BatchNorm's output, (B, C, h, w).
-        adjoint_sum, adjoint_dot: its sum, and the sum of its product with the normalised map, (C,).
-        tangent: derivative of ``raw`` along the penalty's direction, (B, C, h, w).
-        tangent_sum, tangent_dot: as for the adjoint, (C,).
+        before: the map as it entered BatchNorm, (B, C, h, w).
+        sums: for each channel of it, its sum and that of its product with the normalised map; a tangent's also that
+            of its product with the adjoint. (2 or 3, C).
+        result: the map that came out.
     """
 
+    before: Tensor
+    sums: Tensor
+    result: Tensor
+
+
+class Trace(NamedTuple):
+    """What the penalty leaves at a block for the last pass: its two maps, and a part of the weight's gradient."""
+
     adjoint: Tensor
-    adjoint_sum: Tensor
-    adjoint_dot: Tensor
+    adjoint_sums: Tensor
     tangent: Tensor
-    tangent_sum: Tensor
-    tangent_dot: Tensor
+    tangent_sums: Tensor
+    by_weight: Tensor
+
+
+class Operations:
+    """The operations on maps, in plain torch. Arguments called ``gradient`` or ``tangent`` may be overwritten."""
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """3x3 convolution without padding: (B, inputs, H, W) -> (B, outputs, H - 2, W - 2)."""
+        return F.conv2d(x, weight)
+
+    def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """From the gradient by :meth:`convolve`'s output, that by its input."""
+        # The same as a transposed convolution, and faster on the CPU.
+        return F.conv2d(gradient, weight.flip(2, 3).transpose(0, 1), padding=2)
+
+    def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """From the gradient by :meth:`convolve`'s output, that by its weight."""
+        result: Tensor = conv2d_weight(x, [gradient.shape[1], x.shape[1], 3, 3], gradient)
+        return result
+
+    def normalise(self, raw: Tensor, block: Block) -> Activation:
+        """LeakyReLU(BatchNorm(raw)), by the statistics of ``raw``."""
+        mean, variance = torch.zeros_like(block.scale), torch.zeros_like(block.scale)
+        # With a momentum of 1 the "running" statistics are this batch's, the variance the unbiased one.
+        output, _, rstd = torch.native_batch_norm(raw, block.scale, block.shift, mean, variance, True, 1.0, EPS)
+        variance *= 1 - 1 / (raw.numel() // raw.shape[1])
+        return Activation(raw, block.scale, mean, variance, rstd, F.leaky_relu_(output, SLOPE))
+
+    def back(self, gradient: Tensor, activation: Activation) -> Passed:
+        """The gradient by a block's output, taken back to the convolution's."""
+        before = self._through_leaky_relu(gradient, activation)
+        result, dot, total = self._through_norm(before, activation)
+        return Passed(before, torch.stack([total, dot]), result)
+
+    def along(self, tangent: Tensor, activation: Activation, adjoint: Tensor) -> Passed:
+        """A derivative of the convolution's output, taken forward to the block's."""
+        result, dot, total = self._through_norm(tangent, activation)
+        paired = (tangent * adjoint).sum((0, 2, 3))
+        return Passed(tangent, torch.stack([total, dot, paired]), self._through_leaky_relu(result, activation))
+
+    def back_twice(self, gradient: Tensor, activation: Activation, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`back`, with what the penalty adds through the statistics.
+
+        Returns:
+            Gradients by the convolution's output, by BatchNorm's weight and by its bias.
+        """
+        count = gradient.numel() // gradient.shape[1]
+        rstd = activation.rstd
+        adjoint_total, adjoint_dot = trace.adjoint_sums
+        tangent_total, tangent_dot, paired = trace.tangent_sums
+        paired = paired - (adjoint_total * tangent_total + adjoint_dot * tangent_dot) / count
+        by_adjoint, by_tangent = rstd / count * tangent_dot, rstd / count * adjoint_dot
+        before = self._through_leaky_relu(gradient, activation)
+        before.addcmul_(trace.adjoint, _wide(-by_adjoint)).addcmul_(trace.tangent, _wide(-by_tangent))
+        result, dot, total = self._through_norm(before, activation)
+        by_scale = dot + 2 * by_adjoint * adjoint_dot + rstd * paired
+        by_shift = total + by_adjoint * adjoint_total + by_tangent * tangent_total
+        by_variance = activation.scale * paired * rstd**3 / count
+        result.addcmul_(activation.raw, _wide(-by_variance)).add_(_wide(by_variance * activation.mean))
+        return result, by_scale, by_shift
+
+    def _through_norm(self, x: Tensor, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+        """``scale * rstd * P(x)``, P being BatchNorm's projection; the sums of x times the normalised map, and of x."""
+        raw, scale, mean, _, rstd, _ = activation
+        result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+            x, raw, scale, None, None, mean, rstd, True, EPS, [True] * 3
+        )
+        return result
+
+    def _through_leaky_relu(self, x: Tensor, activation: Activation) -> Tensor:
+        result: Tensor = torch.ops.aten.leaky_relu_backward(x, activation.output, SLOPE, True)
+        return result
 
 
 @torch.no_grad()
@@ -89,6 +168,7 @@ def critic_gradients(
     mix: float,
     penalty_weight: float,
     shared_norm: bool = True,
+    operations: Operations | None = None,
 ) -> CriticGradients:
     """The critic's losses and the gradients of all its parameters.
 
@@ -99,180 +179,167 @@ def critic_gradients(
         real, fake: (N, 3, H, W), of one shape.
         mix: ``between = mix * real + (1 - mix) * fake``.
         shared_norm: see :func:`training.objectives.scores`.
+        operations: to compute with; plain torch if None.
     """
     *flat, last, bias = parameters
     blocks = [Block(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
+    critic = operations or Operations(), blocks, last
     between = mix * real + (1 - mix) * fake
-    batches = [(real, 1), (fake, -1), (between, 0)]
-    count = len(real)
     if shared_norm:
-        signs = [sign for _, sign in batches for _ in range(count)]
-        groups = [_Group(blocks, last, torch.cat([real, fake, between]), signs)]
+        groups = [Group(*critic, torch.cat([real, fake, between]), [1, -1, 0])]
     else:
-        groups = [_Group(blocks, last, batch, [sign] * count) for batch, sign in batches]
-    penalty = groups[-1].penalise(count, penalty_weight)
-    gradients = [group.gradients() for group in groups]
-    distance = torch.stack([group.distance for group in groups]).sum()
+        groups = [Group(*critic, images, [sign]) for images, sign in ((real, 1), (fake, -1), (between, 0))]
+    penalty = groups[-1].penalise(len(between), penalty_weight)
+    gradients = zip(*(group.gradients() for group in groups), strict=True)
     by_block = zip(*(group.statistics() for group in groups), strict=True)
-    statistics = [(torch.stack([m for m, _ in block]), torch.stack([v for _, v in block])) for block in by_block]
-    total = [torch.stack(each).sum(0) for each in zip(*gradients, strict=True)]
-    # The bias moves the scores of real and fake alike, and no gradient by a pixel: its own is exactly zero.
-    return CriticGradients(distance, penalty, [*total, torch.zeros_like(bias)], statistics)
+    return CriticGradients(
+        distance=torch.stack([group.distance for group in groups]).sum(),
+        penalty=penalty,
+        # The last bias moves the scores of real and fake alike, and no gradient by a pixel: its own is exactly zero.
+        parameters=[*(torch.stack(each).sum(0) for each in gradients), torch.zeros_like(bias)],
+        statistics=[(torch.stack([m for m, _ in block]), torch.stack([v for _, v in block])) for block in by_block],
+    )
+
+
+def critic_gradients_of_runs(
+    parameters: Sequence[Sequence[Tensor]],
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    mix: Sequence[float],
+    penalty_weight: float,
+    shared_norm: bool = True,
+    operations: Operations | None = None,
+) -> list[CriticGradients]:
+    """Steps of several critics, each as :func:`critic_gradients` makes it.
+
+    One after the other: on the CPU a step fills the cores by itself. On a GPU it does not, and the Triton kernels
+    make all in the same launches.
+    """
+    return [
+        critic_gradients(*run, penalty_weight, shared_norm, operations)
+        for run in zip(parameters, real, fake, mix, strict=True)
+    ]
 
 
 @torch.no_grad()
 def update_running_statistics(
-    critic: Discriminator, statistics: Sequence[tuple[Tensor, Tensor]], images: int, size: tuple[int, int]
+    norms: Sequence[nn.BatchNorm2d], statistics: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int]
 ) -> None:
-    """Moves the running statistics as BatchNorm does in training mode, one group after the other.
+    """Moves the running statistics as BatchNorm does in training mode, by one group after the other.
 
     Args:
+        norms: of the critic's blocks.
         statistics: as in :class:`CriticGradients`.
-        images: number of images in each group.
-        size: height and width of the images.
+        counts: numbers that went into each block's statistics of a group and a channel: images times pixels.
     """
-    height, width = size
-    for block, (means, variances) in zip(critic.blocks, statistics, strict=True):
-        assert isinstance(block, NetworkBlock)
-        norm = block.norm
-        height, width = height - 2, width - 2
-        count = images * height * width
+    for norm, (means, variances), count in zip(norms, statistics, counts, strict=True):
         for mean, variance in zip(means, variances, strict=True):
-            norm.get_buffer("running_mean").lerp_(mean, MOMENTUM)
-            norm.get_buffer("running_var").lerp_(variance * (count / (count - 1)), MOMENTUM)
+            norm.get_buffer("running_mean").mul_(1 - MOMENTUM).add_(mean, alpha=MOMENTUM)
+            unbiased = variance * (count / (count - 1))
+            norm.get_buffer("running_var").mul_(1 - MOMENTUM).add_(unbiased, alpha=MOMENTUM)
         norm.get_buffer("num_batches_tracked").add_(len(means))
 
 
-class _Group:
+class Group:
     """Images that are normalised together, and the passes over them.
+
+    The scores only ever enter as sums over an image, so the gradient by them is one number for each image. Hence the
+    last convolution needs no convolution of maps: sums over nine windows of its input give the mean score and the
+    gradient by its weight, and the gradient by its input is the same map for all images, up to a factor.
 
     Args:
         images: (B, 3, H, W).
-        signs: of each image's mean score in the distance: 1, -1 or 0.
+        signs: of the mean score of each equal share of the images in the distance: 1, -1 or 0.
     """
 
-    def __init__(self, blocks: list[Block], last: Tensor, images: Tensor, signs: list[int]) -> None:
-        self.blocks, self.last = blocks, last
-        self.images = images.contiguous(memory_format=torch.channels_last)
+    def __init__(
+        self, operations: Operations, blocks: list[Block], last: Tensor, images: Tensor, signs: list[int]
+    ) -> None:
+        self.operations, self.blocks = operations, blocks
+        # The faster layout for narrow convolutions on the CPU.
+        self.inputs = [images.contiguous(memory_format=torch.channels_last)]
         self.activations: list[Activation] = []
-        x = self.images
         for block in blocks:
-            self.activations.append(_forward(x, block))
-            x = self.activations[-1].output
-        scores = F.conv2d(x, last)
-        per_image = scores[0].numel() * max(1, signs.count(1), signs.count(-1))
-        self.seed = scores.new_tensor(signs).view(-1, 1, 1, 1).div(-per_image).expand_as(scores).contiguous()
-        self.distance = -(scores * self.seed).sum()
-        self.traces: list[Trace] = []
-        self.direct: list[Tensor] = []
+            raw = operations.convolve(self.inputs[-1], block.weight)
+            self.activations.append(operations.normalise(raw, block))
+            self.inputs.append(self.activations[-1].output)
+        self.traces: list[Trace | None] = [None] * len(blocks)
+
+        self.size = self.inputs[-1].shape[2] - 2, self.inputs[-1].shape[3] - 2  # of the scores
+        share = len(images) // len(signs)
+        self.seed = images.new_tensor(signs).repeat_interleave(share) / -(share * self.size[0] * self.size[1])
+        one_image = images.new_ones(1, 1, *self.size)
+        self.reach = operations.input_gradient(one_image, last).contiguous(memory_format=torch.channels_last)
+        self.by_last = torch.einsum("b,bcij->cij", self.seed, self._windows(self.inputs[-1]))[None]
+        self.distance = -(self.by_last * last).sum()
 
     def statistics(self) -> list[tuple[Tensor, Tensor]]:
-        return [(a.mean, a.variance) for a in self.activations]
-
-    def inputs(self, index: int) -> Tensor:
-        return self.images if index == 0 else self.activations[index - 1].output
+        return [(activation.mean, activation.variance) for activation in self.activations]
 
     def penalise(self, count: int, weight: float) -> Tensor:
-        """The gradient penalty of the last ``count`` images; keeps what its gradient needs."""
-        seed = torch.zeros_like(self.seed)
-        seed[-count:] = 1
-        gradient = _input_gradient(seed, self.last)
-        adjoints = []
+        """The gradient penalty at the last ``count`` images; keeps what its own gradient needs."""
+        operations = self.operations
+        chosen = torch.zeros_like(self.seed)
+        chosen[-count:] = 1
+        gradient = self._seeded(chosen)
+        adjoints: list[Passed] = []
         for index in reversed(range(len(self.blocks))):
-            activation, block = self.activations[index], self.blocks[index]
-            adjoint = _leaky_relu_backward(gradient, activation.output)
-            through, dot, total = _norm_backward(adjoint, activation, block)
-            adjoints.append((adjoint, total, dot, through))
-            gradient = _input_gradient(through if index else through[-count:], block.weight)
-        adjoints.reverse()
-        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            passed = operations.back(gradient, self.activations[index])
+            adjoints.append(passed)
+            wanted = passed.result if index else passed.result[-count:]
+            gradient = operations.input_gradient(wanted, self.blocks[index].weight)
+        norm: Tensor = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
         excess = norm - 1
-        # Where the gradient is zero its norm has no derivative: zero, as autograd takes it.
-        slope = torch.where(norm > 0, 2 * weight / norm.numel() * excess / norm, 0)
-        tangent = torch.zeros_like(self.images)
-        tangent[-count:] = slope * gradient
-        for block, activation, (adjoint, total, dot, through) in zip(
-            self.blocks, self.activations, adjoints, strict=True
-        ):
-            self.direct.append(_weight_gradient(tangent, through, block.weight))
-            moved = F.conv2d(tangent, block.weight)
-            back, moved_dot, moved_sum = _norm_backward(moved, activation, block)
-            tangent = _leaky_relu_backward(back, activation.output)
-            self.traces.append(Trace(adjoint, total, dot, moved, moved_sum, moved_dot))
-        self.direct.append(_weight_gradient(tangent, seed, self.last))
+        # Where the gradient vanishes its norm has no derivative: zero, as autograd takes it.
+        factor = torch.where(norm > 0, 2 * weight / norm.numel() * excess / norm, 0)
+        tangent = torch.zeros_like(self.inputs[0])
+        tangent[-count:] = factor * gradient
+        for index, block in enumerate(self.blocks):
+            adjoint = adjoints.pop()
+            moving = slice(None) if index else slice(-count, None)  # at first only the penalised images move
+            by_weight = operations.weight_gradient(tangent[moving], adjoint.result[moving])
+            moved = operations.convolve(tangent, block.weight)
+            passed = operations.along(moved, self.activations[index], adjoint.before)
+            self.traces[index] = Trace(adjoint.before, adjoint.sums, passed.before, passed.sums, by_weight)
+            tangent = passed.result
+        self.by_last = self.by_last + self._windows(tangent[-count:]).sum(0, keepdim=True)
         return excess.square().mean()
 
     def gradients(self) -> list[Tensor]:
         """Gradients of all parameters but the last bias, in the critic's order."""
-        last = _weight_gradient(self.inputs(len(self.blocks)), self.seed, self.last)
-        if self.direct:
-            last = last + self.direct[-1]
-        backwards = [last]
-        gradient = _input_gradient(self.seed, self.last)
+        operations = self.operations
+        backwards = [self.by_last]
+        gradient = self._seeded(self.seed)
         for index in reversed(range(len(self.blocks))):
-            activation, block = self.activations[index], self.blocks[index]
-            adjoint = _leaky_relu_backward(gradient, activation.output)
-            if self.traces:
-                through, by_scale, by_shift = _with_second_order(adjoint, activation, block, self.traces[index])
+            trace = self.traces[index]
+            if trace is None:
+                _, sums, result = operations.back(gradient, self.activations[index])
+                by_shift, by_scale = sums.to(result.dtype)
+                by_weight = operations.weight_gradient(self.inputs[index], result)
             else:
-                through, by_scale, by_shift = _norm_backward(adjoint, activation, block)
-            by_weight = _weight_gradient(self.inputs(index), through, block.weight)
-            if self.direct:
-                by_weight = by_weight + self.direct[index]
+                result, by_scale, by_shift = operations.back_twice(gradient, self.activations[index], trace)
+                by_weight = operations.weight_gradient(self.inputs[index], result) + trace.by_weight
             backwards += [by_shift, by_scale, by_weight]
             if index:
-                gradient = _input_gradient(through, block.weight)
+                gradient = operations.input_gradient(result, self.blocks[index].weight)
         return backwards[::-1]
 
+    def _seeded(self, seed: Tensor) -> Tensor:
+        """Gradient by the last block's output; seed: (B,), the gradient by each of an image's scores."""
+        return self.reach * seed[:, None, None, None]
 
-def _with_second_order(
-    adjoint: Tensor, activation: Activation, block: Block, trace: Trace
-) -> tuple[Tensor, Tensor, Tensor]:
-    """BatchNorm's backward pass, with what the penalty adds through its statistics: gradients by raw, scale, shift."""
-    count = adjoint.numel() // adjoint.shape[1]
-    rstd = activation.rstd
-    paired = (
-        (trace.tangent * trace.adjoint).sum((0, 2, 3))
-        - (trace.adjoint_sum * trace.tangent_sum + trace.adjoint_dot * trace.tangent_dot) / count
-    )
-    by_adjoint, by_tangent = rstd / count * trace.tangent_dot, rstd / count * trace.adjoint_dot
-    adjoint = adjoint - _wide(by_adjoint) * trace.adjoint - _wide(by_tangent) * trace.tangent
-    through, by_scale, by_shift = _norm_backward(adjoint, activation, block)
-    by_scale = by_scale + by_adjoint * trace.adjoint_dot + by_tangent * trace.tangent_dot + rstd * paired
-    by_shift = by_shift + by_adjoint * trace.adjoint_sum + by_tangent * trace.tangent_sum
-    through = through - _wide(block.scale * paired * rstd**3 / count) * (activation.raw - _wide(activation.mean))
-    return through, by_scale, by_shift
+    def _windows(self, x: Tensor) -> Tensor:
+        """(B, C, 3, 3): for each tap of the last convolution, the sum over the pixels of x that it sees."""
+        rows, columns = (_band(size).to(x) for size in self.size)
+        images, channels, height, width = x.shape
+        by_row: Tensor = rows @ x.permute(0, 2, 3, 1).reshape(images, height, width * channels)
+        by_pixel: Tensor = columns @ by_row.view(images, 3, width, channels)
+        return by_pixel.permute(0, 3, 1, 2)
 
 
-def _forward(x: Tensor, block: Block) -> Activation:
-    raw = F.conv2d(x, block.weight)
-    unbiased = torch.zeros_like(block.scale)  # with a momentum of 1, "running" means this batch's
-    unused = torch.zeros_like(block.scale)
-    normalised, mean, rstd = torch.native_batch_norm(raw, block.scale, block.shift, unused, unbiased, True, 1.0, EPS)
-    count = raw.numel() // raw.shape[1]
-    return Activation(raw, mean, unbiased * ((count - 1) / count), rstd, F.leaky_relu_(normalised, SLOPE))
-
-
-def _norm_backward(gradient: Tensor, activation: Activation, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """``scale * rstd * P(gradient)``, P being BatchNorm's projection; the dot with the normalised map; the sum."""
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
-        gradient, activation.raw, block.scale, None, None, activation.mean, activation.rstd, True, EPS, [True] * 3
-    )
-    return result
-
-
-def _leaky_relu_backward(gradient: Tensor, output: Tensor) -> Tensor:
-    result: Tensor = torch.ops.aten.leaky_relu_backward(gradient, output, SLOPE, True)
-    return result
-
-
-def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
-    return F.conv2d(gradient, weight.flip(2, 3).transpose(0, 1), padding=2)
-
-
-def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
-    result: Tensor = torch.nn.grad.conv2d_weight(x, list(weight.shape), gradient)
-    return result
+def _band(size: int) -> Tensor:
+    """(3, size + 2): row i has ones from i to i + size."""
+    return torch.stack([F.pad(torch.ones(size), (i, 2 - i)) for i in range(3)])
 
 
 def _wide(per_channel: Tensor) -> Tensor:
