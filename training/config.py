@@ -10,6 +10,10 @@ from typing import Any, get_type_hints
 from task_losses.discriminator import Architecture
 
 BUILTIN_TASKS = ("sr", "denoise", "jpeg")
+KERNELS = ("auto", "triton", "native", "reference", "autograd")
+
+# Where a run is computed and how often it is saved changes nothing of what it computes.
+INDIFFERENT = ("checkpoint_every", "device", "kernels")
 
 
 def setting(default: Any, text: str) -> Any:
@@ -55,6 +59,7 @@ class Config:
 
     checkpoint_every: int = setting(50, "steps between checkpoints")
     device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one")
+    kernels: str = setting("auto", f"what computes the critic's step: {', '.join(KERNELS)}; the result is the same")
 
     def __post_init__(self) -> None:
         problems = [
@@ -72,6 +77,7 @@ class Config:
             (self.critic_updates < 1, f"critic-updates must be at least 1, got {self.critic_updates}"),
             (self.generator_updates < 1, f"generator-updates must be at least 1, got {self.generator_updates}"),
             (self.checkpoint_every < 1, f"checkpoint-every must be at least 1, got {self.checkpoint_every}"),
+            (self.kernels not in KERNELS, f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}"),
             (self.lr <= 0, f"lr must be positive, got {self.lr}"),
             (
                 len(self.channels) not in (1, self.scales),

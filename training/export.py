@@ -24,7 +24,7 @@ from torch import Tensor
 import task_losses
 from task_losses import TaskLoss, WeightsError
 from task_losses.weights import MANIFEST, describe, parse_weights, serialize_weights
-from training.config import Config
+from training.config import INDIFFERENT, Config
 from training.folding import fold_batchnorm
 from training.images import open_image, pyramid
 from training.networks import Block, Discriminator
@@ -146,13 +146,12 @@ def manifest_entry(filename: str, data: bytes, origin: dict[str, Any]) -> dict[s
     config = entry.pop("config")  # the command says it in short
     defaults = asdict(Config())
     changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != defaults[k]}
-    unimportant = ("task", "device", "checkpoint_every")
-    flags = [_flag(name, value) for name, value in changed.items() if name not in unimportant]
+    flags = [_flag(name, value) for name, value in changed.items() if name not in ("task", *INDIFFERENT)]
     return {
         **entry,
         "input": {"range": [0, 1], "color": "sRGB", "min_size": weights.architecture.receptive_field},
         "command": " ".join(["python -m training.train --task", weights.info["task"], *flags]),
-        "cost": {key: origin[key] for key in ("seconds", "processor", "threads", "gpu")},
+        "cost": {key: origin[key] for key in ("seconds", "processor", "threads", "gpu", "kernels") if key in origin},
     }
 
 

@@ -12,10 +12,13 @@ against it. See docs/method.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Generator as Course
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +29,64 @@ from tqdm import tqdm
 from training.config import Config, add_flags, given_settings
 from training.distortions import make_distortion, uniform
 from training.images import open_image, pyramid, resize_clipped
+from training.kernels import Judged, Request, choose
 from training.networks import Discriminator, Generator, Network
-from training.objectives import critic_loss, generator_loss
+from training.objectives import generator_loss
 from training.provenance import machine
 from training.run_folder import RunFolder
+
+# What the runs of a batch have in common.
+TOGETHER = (
+    "scales", "ratio", "longest_side", "channels", "steps", "critic_updates", "penalty_weight", "shared_norm", "device",
+    "kernels",
+)  # fmt: skip
+
+# Settings, folder, and what a checkpoint left.
+Run = tuple[Config, RunFolder, "dict[str, Any] | None"]
 
 
 def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None = None) -> None:
     """Runs phase 1, or what a checkpoint left of it, into a folder that is open for logging."""
+    train_together([(config, folder, checkpoint)])
+
+
+def train_together(runs: Sequence[Run]) -> None:
+    """Several runs, whose critics make their steps together; each ends with the same weights as by itself.
+
+    Raises:
+        ValueError: the back end that they ask for cannot be used here.
+        FloatingPointError: a loss is not finite any more.
+    """
     torch.backends.cudnn.allow_tf32 = False  # the penalty's second derivatives feel TF32's 10-bit mantissa
+    config = runs[0][0]
+    step, reason = choose(config.kernels, torch.device(device_name(config.device)), config.architecture.channels)
+    print(f"kernels: {reason}", file=sys.stderr)
+    kernels = reason.split(":")[0]
+    courses = [course(*run, kernels, show_progress=index == 0) for index, run in enumerate(runs)]
+    answers: list[Judged | None] = [None] * len(courses)
+    while courses:
+        requests, going = [], []
+        for current, answer in zip(courses, answers, strict=True):
+            with contextlib.suppress(StopIteration):  # this one has ended
+                requests.append(current.send(answer))
+                going.append(current)
+        courses, answers = going, [*step(requests)]
+
+
+def course(
+    config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None, kernels: str, show_progress: bool = True
+) -> Course[Request, Judged | None, None]:
+    """One run of phase 1: yields the critic's steps that it needs, and wants their losses sent back.
+
+    Args:
+        kernels: what makes the steps, for the record.
+    """
     device = torch.device(device_name(config.device))
     source, _ = open_image(config.image, config.image_licence)
     levels = pyramid(source, config.scales, config.ratio, config.longest_side)
     distort = make_distortion(config)
     draws = torch.Generator().manual_seed(config.seed)
-    origin, begun = machine() | {"seconds": 0.0}, time.monotonic()
+    origin, begun = machine() | {"kernels": kernels, "seconds": 0.0}, time.monotonic()
 
     finished: list[dict[str, Tensor]] = []
     coarser, *levels = levels
@@ -58,6 +104,7 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
         initial=config.steps * sum(pixels[:scale]) + step * sum(pixels[scale : scale + 1]),
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}",
         mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
+        disable=not show_progress,
     )
 
     def save(state: dict[str, Any]) -> None:
@@ -75,10 +122,10 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
         start = resize_clipped(coarser, (real.shape[2], real.shape[3])) if config.upscale else real
 
         while step < config.steps:
-            losses = current.step(real.to(device), distort(start, draws).to(device), step, draws)
+            losses = yield from current.step(real.to(device), distort(start, draws).to(device), step, draws)
             folder.log(scale * config.steps + step, scale, losses)
             step += 1
-            rate = progress.format_dict["rate"] or 0
+            rate = progress.format_dict.get("rate") or 0
             progress.set_postfix_str(f"{rate / pixels[scale]:.1f} steps/s", refresh=False)
             progress.update(pixels[scale])
             if step % config.checkpoint_every == 0 and step < config.steps:
@@ -114,8 +161,10 @@ class Scale:
             for name, network in self.networks.items()
         }
 
-    def step(self, real: Tensor, distorted: Tensor, step: int, draws: torch.Generator) -> dict[str, Tensor]:
-        """One step of the adversaries, and its losses.
+    def step(
+        self, real: Tensor, distorted: Tensor, step: int, draws: torch.Generator
+    ) -> Course[Request, Judged | None, dict[str, Tensor]]:
+        """One step of the adversaries: yields those of the critic that it needs, returns the losses.
 
         Args:
             real, distorted: (1, 3, H, W) in [0, 1].
@@ -126,31 +175,33 @@ class Scale:
         for optimizer in self.optimizers.values():
             optimizer.param_groups[0]["lr"] = rate
         critic, generator = self.networks["discriminator"], self.networks.get("generator")
+        assert isinstance(critic, Discriminator)
         real, distorted = self._to_range(real), self._to_range(distorted)
 
-        fake = distorted
+        fake, judged = distorted, None
         for _ in range(config.critic_updates):
             if generator is not None:
                 with torch.no_grad():
                     fake = generator(distorted)
             mix = uniform(0, 1, draws)
-            judged = critic_loss(critic, real, fake, mix, config.penalty_weight, config.shared_norm)
-            self._update("discriminator", judged.total)
+            judged = yield Request(critic, real, fake, mix, config.penalty_weight, config.shared_norm)
+            self.optimizers["discriminator"].step()
+        assert judged is not None
         losses = {"critic_distance": judged.distance, "gradient_penalty": judged.penalty}
         if generator is not None:
             low, high = config.input_range
             weight = config.reconstruction_weight * (2 / (high - low)) ** 2  # stated for images in [-1, 1]
             for _ in range(config.generator_updates):
                 made = generator_loss(critic, real, generator(distorted), weight, config.shared_norm)
-                self._update("generator", made.total)
+                self._update_generator(made.total)
             losses |= {"adversarial": made.adversarial, "reconstruction": made.reconstruction}
         return losses
 
-    def _update(self, name: str, loss: Tensor) -> None:
-        gradients = torch.autograd.grad(loss, list(self.networks[name].parameters()))
-        for parameter, gradient in zip(self.networks[name].parameters(), gradients, strict=True):
+    def _update_generator(self, loss: Tensor) -> None:
+        parameters = list(self.networks["generator"].parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
-        self.optimizers[name].step()
+        self.optimizers["generator"].step()
 
     @torch.no_grad()
     def attempt(self, distorted: Tensor) -> Tensor:
@@ -193,23 +244,70 @@ def device_name(name: str) -> str:
     return name
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[Config, RunFolder, dict[str, Any] | None]:
-    """The configuration, folder and checkpoint that a command line asks for.
+def prepare(arguments: argparse.Namespace) -> list[Run]:
+    """The runs that a command line asks for: one, or those of ``--batch-runs``.
 
     Raises:
-        ValueError, OSError: they do not fit together.
+        ValueError, OSError: settings, folders and checkpoints do not fit together.
     """
     given = given_settings(arguments)
-    path = Path(arguments.out or f"runs/{given.get('task', Config.task)}")
+    out = Path(arguments.out or f"runs/{given.get('task', Config.task)}")
+    if arguments.batch_runs is None:
+        return [prepare_run(out, given, arguments.resume)]
+    entries = read_sweep(Path(arguments.batch_runs))
+    runs = [prepare_run(out / name, {**given, **own}, arguments.resume) for name, own in entries.items()]
+    check_alike({name: config for name, (config, _, _) in zip(entries, runs, strict=True)})
+    return runs
+
+
+def prepare_run(path: Path, given: dict[str, Any], resume: bool) -> Run:
     folder = RunFolder(path)
-    if not arguments.resume:
+    if not resume:
         return Config(**given), folder, None
     checkpoint = folder.load_checkpoint()
     config = Config.from_dict(json.loads(checkpoint["config"]))
-    if replace(config, **given) != replace(config, device=given.get("device", config.device)):
-        changed = {k: v for k, v in given.items() if getattr(config, k) != v and k != "device"}
+    here = {name: given[name] for name in ("device", "kernels") if name in given}
+    if replace(config, **given) != replace(config, **here):
+        changed = {k: v for k, v in given.items() if getattr(config, k) != v and k not in here}
         raise ValueError(f"the run in {path} was started with other settings than {changed}: leave them out to resume")
-    return replace(config, **given), folder, checkpoint
+    return replace(config, **here), folder, checkpoint
+
+
+def read_sweep(path: Path) -> dict[str, dict[str, Any]]:
+    """The runs of a sweep file: a name for each, and the settings that are its own.
+
+    Raises:
+        ValueError: the file is not of that form.
+    """
+    form = 'expected JSON like {"seed-1": {"seed": 1}, "seed-2": {"seed": 2}}: names of folders, and settings'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {error}; {form}") from error
+    if not isinstance(content, dict) or not content or not all(isinstance(own, dict) for own in content.values()):
+        raise ValueError(f"{path}: {form}")
+    known = {entry.name for entry in fields(Config)}
+    sweep: dict[str, dict[str, Any]] = {}
+    for name, own in content.items():
+        if Path(name).name != name:
+            raise ValueError(f"{path}: {name!r} cannot be the name of a folder")
+        settings = {key.replace("-", "_"): tuple(v) if isinstance(v, list) else v for key, v in own.items()}
+        if unknown := settings.keys() - known:
+            raise ValueError(f"{path}: {name} has settings that do not exist: {', '.join(sorted(unknown))}")
+        sweep[name] = settings
+    return sweep
+
+
+def check_alike(configs: dict[str, Config]) -> None:
+    """Raises ValueError unless runs are of one shape, so that their steps can share launches."""
+    (first, reference), *others = configs.items()
+    for name, config in others:
+        for setting in TOGETHER:
+            if getattr(config, setting) != getattr(reference, setting):
+                raise ValueError(
+                    f"runs in one batch must share {', '.join(TOGETHER)}; {setting} is {getattr(reference, setting)} "
+                    f"in {first} and {getattr(config, setting)} in {name}: train them apart"
+                )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -217,26 +315,38 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", help="folder of the run [runs/TASK]")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out after its newest checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    parser.add_argument(
+        "--batch-runs",
+        metavar="FILE",
+        help="several runs at once, each into a folder of its name in --out: JSON, a name and settings of its own for "
+        "each; other flags are for all",
+    )
     add_flags(parser)
     arguments = parser.parse_args(argv)
     try:
-        config, folder, checkpoint = prepare(arguments)
+        runs = prepare(arguments)
         if arguments.dry_run:
-            print(config.to_json())
+            for config, _, _ in runs:
+                print(config.to_json())
             return 0
-        open_image(config.image), make_distortion(config), device_name(config.device)  # fail before a folder is made
-        if checkpoint is None:
-            folder.create(config)
-        else:
-            folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
-        train(config, folder, checkpoint)
+        for config, _, _ in runs:  # fail before a folder is made
+            open_image(config.image), make_distortion(config)
+            choose(config.kernels, torch.device(device_name(config.device)), config.architecture.channels)
+        for config, folder, checkpoint in runs:
+            if checkpoint is None:
+                folder.create(config)
+            else:
+                folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
+        train_together(runs)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; continue with --resume --out {folder.path}", file=sys.stderr)
+        again = f" --batch-runs {arguments.batch_runs}" if arguments.batch_runs else ""
+        print(f"\nstopped; continue with --resume --out {arguments.out or runs[0][1].path}{again}", file=sys.stderr)
         return 130
-    print(f"done: {folder.path}; next: python -m training.export {folder.path}")
+    for _, folder, _ in runs:
+        print(f"done: {folder.path}; next: python -m training.export {folder.path}")
     return 0
 
 

@@ -11,6 +11,7 @@ from task_losses import TaskLoss
 from training import export, train
 from training.config import Config
 from training.images import open_image, pyramid, resize_clipped
+from training.kernels import choose
 from training.run_folder import RunFolder
 
 SMALL = ["--scales", "2", "--longest-side", "24", "--channels", "4", "--steps", "6", "--checkpoint-every", "2"]
@@ -103,10 +104,14 @@ def test_what_a_scale_starts_from(tmp_path, monkeypatch, form):
 
 def test_the_learning_rate_falls_for_the_last_steps():
     scale = train.Scale(Config(steps=10, scales=1, lr=0.01), 0, torch.device("cpu"))
+    make, _ = choose("reference", torch.device("cpu"), (32,))
     image = torch.rand(1, 3, 16, 16)
     rates = []
     for step in range(10):
-        scale.step(image, image.flip(-1), step, torch.Generator().manual_seed(0))
+        course = scale.step(image, image.flip(-1), step, torch.Generator().manual_seed(0))
+        answers = make([next(course)])
+        with pytest.raises(StopIteration):
+            course.send(answers[0])
         rates.append(scale.optimizers["discriminator"].param_groups[0]["lr"])
     assert rates == pytest.approx([0.01] * 8 + [0.001] * 2)
 

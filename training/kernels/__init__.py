@@ -1,4 +1,157 @@
 """Kernels of the training: one operation per file, with its plain form in torch, its Triton kernels and its launcher.
 
-Triton is optional: every module here imports without it.
+Triton is optional: every module here imports without it. This file chooses what computes the critic's step.
 """
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.kernels import native, reference
+from training.kernels.reference import CriticGradients
+from training.networks import Discriminator
+from training.objectives import critic_loss
+
+GradientsOfRuns = Callable[..., list[CriticGradients]]
+
+
+class Request(NamedTuple):
+    """A critic's wish for a step: what :func:`training.objectives.critic_loss` takes."""
+
+    critic: Discriminator
+    real: Tensor
+    fake: Tensor
+    mix: float
+    penalty_weight: float
+    shared_norm: bool
+
+
+class Judged(NamedTuple):
+    """The losses of a step, each a scalar: see :class:`training.objectives.CriticLoss`."""
+
+    distance: Tensor
+    penalty: Tensor
+
+
+# Leaves the gradients in the critics' ``.grad``, moves their running statistics, returns their losses.
+Step = Callable[[Sequence[Request]], list[Judged]]
+
+
+def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[Step, str]:
+    """What computes the critic's step.
+
+    Args:
+        name: one of :data:`training.config.KERNELS`.
+        device: of the critics.
+        channels: widths of the critics.
+
+    Returns:
+        The step, and a line that says which it is and why; its first word is the name.
+
+    Raises:
+        ValueError: the machine cannot do what the name asks for.
+    """
+    if name == "autograd":
+        return autograd_step, "autograd: as asked for"
+    if name == "reference":
+        return explicit_step(reference.critic_gradients_of_runs), "reference: as asked for"
+    fast = name if name != "auto" else "triton" if device.type == "cuda" else "native"
+    try:
+        gradients = _triton(device) if fast == "triton" else _native(device, channels)
+    except _Unusable as reason:
+        if name != "auto":
+            raise ValueError(
+                f"--kernels {name} cannot run here: {reason}; use --kernels auto, or reference for plain torch"
+            ) from reason
+        return explicit_step(reference.critic_gradients_of_runs), f"reference: no {fast} kernels here: {reason}"
+    return explicit_step(gradients), f"{fast}: checked against the reference on this machine"
+
+
+def autograd_step(requests: Sequence[Request]) -> list[Judged]:
+    """By :func:`training.objectives.critic_loss` and a double backward."""
+    results = []
+    for run in requests:
+        total, distance, penalty = critic_loss(*run)
+        parameters = list(run.critic.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
+            parameter.grad = gradient
+        results.append(Judged(distance.detach(), penalty.detach()))
+    return results
+
+
+def explicit_step(gradients_of_runs: GradientsOfRuns) -> Step:
+    """By a function like :func:`training.kernels.reference.critic_gradients_of_runs`."""
+
+    def step(requests: Sequence[Request]) -> list[Judged]:
+        results: dict[int, Judged] = {}
+        for alike in _alike(requests):
+            runs = [requests[index] for index in alike]
+            every = gradients_of_runs(
+                [list(run.critic.parameters()) for run in runs],
+                [run.real for run in runs],
+                [run.fake for run in runs],
+                [run.mix for run in runs],
+                runs[0].penalty_weight,
+                runs[0].shared_norm,
+            )
+            for index, run, gradients in zip(alike, runs, every, strict=True):
+                _apply(run, gradients)
+                results[index] = Judged(gradients.distance, gradients.penalty)
+        return [results[index] for index in range(len(requests))]
+
+    return step
+
+
+class _Unusable(Exception):
+    """Why a back end cannot be used here."""
+
+
+def _triton(device: torch.device) -> GradientsOfRuns:
+    if device.type != "cuda":
+        raise _Unusable(f"Triton's kernels need a CUDA device, the training is on {device.type}")
+    try:
+        selfcheck = importlib.import_module("training.kernels.selfcheck")
+        step = importlib.import_module("training.kernels.step")
+    except ImportError as error:
+        raise _Unusable(f"{error}; Triton comes with torch's CUDA builds, or from `pip install triton`") from error
+    complaint = selfcheck.check(device)
+    if complaint is not None:
+        raise _Unusable(complaint)
+    gradients: GradientsOfRuns = step.critic_gradients_of_runs
+    return gradients
+
+
+def _native(device: torch.device, channels: Sequence[int]) -> GradientsOfRuns:
+    if device.type != "cpu":
+        raise _Unusable(f"the compiled operations are for the CPU, the training is on {device.type}")
+    try:
+        for width in set(channels):
+            native.operations(width)
+    except native.Unavailable as error:
+        raise _Unusable(str(error)) from error
+    return native.critic_gradients_of_runs
+
+
+def _alike(requests: Sequence[Request]) -> list[list[int]]:
+    """Indices of requests, those together that can share launches."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        width = request.critic.last.in_channels
+        key = width, request.real.shape, request.real.device, request.penalty_weight, request.shared_norm
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
+
+
+def _apply(run: Request, gradients: CriticGradients) -> None:
+    for parameter, gradient in zip(run.critic.parameters(), gradients.parameters, strict=True):
+        parameter.grad = gradient
+    norms = [module for module in run.critic.modules() if isinstance(module, nn.BatchNorm2d)]
+    images, _, height, width = run.real.shape
+    members = 3 * images if run.shared_norm else images
+    counts = [members * (height - 2 * depth) * (width - 2 * depth) for depth in range(1, len(norms) + 1)]
+    reference.update_running_statistics(norms, gradients.statistics, counts)

@@ -18,9 +18,9 @@ if TRITON_INSTALLED:
     tl = importlib.import_module("triton.language")
 else:
 
-    def jit(function: Any) -> Any:
-        """Leaves the function as it is: without Triton nothing launches it."""
-        return function
+    def jit(function: Any = None, **_: Any) -> Any:
+        """Leaves the function as it is, also as ``@jit(...)``: without Triton nothing launches it."""
+        return function or (lambda inner: inner)
 
     tl = None
 
