@@ -64,7 +64,8 @@ def functional_gradients(parameters: Sequence[Tensor], real: Tensor, fake: Tenso
 
         gradient, (of_real, of_fake, _) = torch.func.grad(score, has_aux=True)(MIX * real + (1 - MIX) * fake)
         norm: Tensor = torch.linalg.vector_norm(gradient, dim=1)
-        return PENALTY_WEIGHT * (norm - 1).square().mean() - of_real.mean() + of_fake.mean()
+        total: Tensor = PENALTY_WEIGHT * (norm - 1).square().mean() - of_real.mean() + of_fake.mean()
+        return total
 
     gradients: tuple[Tensor, ...] = torch.func.grad(loss)(tuple(parameters))
     return gradients
@@ -140,7 +141,7 @@ def launches(update: Update) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         update()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profiler.events())
+    return sum(event.device_type.name == "CUDA" for event in profiler.events())
 
 
 def milliseconds(update: Update, repeats: int = 20) -> float:
@@ -227,8 +228,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
         print(
-            "error: torch finds no CUDA device, so there is nothing to time; `python -m training.bench.roofline` prints "
-            "estimates without one",
+            "error: torch finds no CUDA device, so there is nothing to time; `python -m training.bench.roofline` "
+            "prints estimates without one",
             file=sys.stderr,
         )
         return 2

@@ -193,9 +193,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(
-        f"Estimates, no measurements: least time of one update of a critic of {arguments.channels} channels, from published "
-        f"peaks,\nwith {EAGER_LAUNCH * 1e6:.0f} us for a launch from Python and {GRAPH_LAUNCH * 1e6:.0f} us in a CUDA graph "
-        "(assumed).\n"
+        f"Estimates, no measurements: the least time of an update of a critic of {arguments.channels} channels,\n"
+        f"from published peaks. Assumed: {EAGER_LAUNCH * 1e6:.0f} us for a launch from Python, "
+        f"{GRAPH_LAUNCH * 1e6:.0f} us in a CUDA graph.\n"
     )
     for device in DEVICES:
         peaks = ", ".join(f"{peak / 1e12:g} TFLOP/s {kind}" for kind, peak in device.peaks.items())

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from training.kernels.optional_triton import TRITON_INSTALLED, interpreted, jit, tl
 from training.kernels.variants import Variant
+from training.networks import Block, Network
 
 TILE = 2048  # values of a block, pixels by channels
 PROGRAMS = 512  # at most, a power of 2; each sums or maps a run of blocks
@@ -108,6 +109,13 @@ def fused_norm(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
         eps=norm.eps,
         slope=slope,
     )
+
+
+def fuse(network: Network) -> None:
+    """Makes a network's blocks use :func:`fused_norm`; parameters and state stay as they are."""
+    for block in network.blocks:
+        assert isinstance(block, Block)
+        block.norm_lrelu = fused_norm
 
 
 def _runs_kernels(x: Tensor) -> bool:
