@@ -1,0 +1,60 @@
+"""How kernels are started: one place through which every launch of the critic's step goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from training.kernels.optional_triton import tl
+
+
+class Started(NamedTuple):
+    """A launch: the kernel, its grid, its run-time and its compile-time arguments by name, and its warps."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    constexprs: dict[str, Any]
+    warps: int
+
+
+_watchers: list[Callable[[Started], None]] = []
+
+
+@contextmanager
+def watch(watcher: Callable[[Started], None]) -> Iterator[None]:
+    """Shows every launch to a function first. On ``meta`` tensors that is all that happens."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def launch_kernel(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constexprs: Any) -> None:
+    """Launches a kernel, whose parameters are tensors and integers, then compile-time constants by name."""
+    if _watchers:
+        names = [name for name in kernel.arg_names if name not in constexprs]
+        started = Started(kernel, grid, dict(zip(names, arguments, strict=True)), constexprs, warps)
+        for watcher in _watchers:
+            watcher(started)
+    if not any(isinstance(value, torch.Tensor) and value.is_meta for value in arguments):
+        kernel[grid](*arguments, **constexprs, num_warps=warps)
+
+
+def kernel_dtype(dtype: torch.dtype) -> Any:
+    """Triton's name of a dtype."""
+    return getattr(tl, str(dtype).removeprefix("torch."))
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def padded(channels: int) -> int:
+    """Channels rounded up to what a matrix product takes: a power of 2, at least 16."""
+    return max(16, 1 << (channels - 1).bit_length())

@@ -1,0 +1,89 @@
+"""Counts what a GPU has to launch for one update of the critic, Adam included.
+
+    TRITON_INTERPRET=1 python -m training.kernels.launches
+
+Nothing is hard-coded: the update runs on the CPU, Triton's kernels in the interpreter, and every kernel launch and
+every ATen operation that computes is counted as it happens. On a GPU an eager operation is at least one launch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from training.kernels.graph import CriticIteration
+from training.kernels.launch import watch
+from training.kernels.optional_triton import interpreted
+from training.networks import Discriminator
+from training.objectives import critic_loss
+
+_SIZE = (11, 11)  # the count does not depend on it
+_SETTINGS = {"lr": 5e-4, "betas": (0.5, 0.999)}
+_ALLOCATIONS = ("aten.empty", "aten.new_empty", "aten.detach")
+
+
+class _Operations(TorchDispatchMode):
+    """Counts operations that compute: neither views nor mere allocations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returns = func._schema.returns
+        view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        if not view and not str(func).startswith(_ALLOCATIONS):
+            self.counts[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(update: Callable[[], object]) -> Counter[str]:
+    """Launches of an update by name: Triton's kernels, and ATen operations that compute."""
+    kernels: Counter[str] = Counter()
+    with watch(lambda started: kernels.update([started.kernel.__name__])), _Operations() as operations:
+        update()
+    return kernels + operations.counts
+
+
+def eager(channels: int = 8) -> Counter[str]:
+    """Of the step by autograd with torch's default Adam."""
+    critic, real, fake = _problem(channels)
+    optimizer = torch.optim.Adam(critic.parameters(), foreach=False, **_SETTINGS)
+
+    def update() -> None:
+        parameters = list(critic.parameters())
+        loss = critic_loss(critic, real, fake, 0.5, 0.1).total
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    return count(update)
+
+
+def fused(channels: int = 8) -> Counter[str]:
+    """Of the same in Triton, as a CUDA graph captures it."""
+    critic, real, fake = _problem(channels)
+    iteration = CriticIteration([critic], 1, _SIZE, penalty_weight=0.1, **_SETTINGS)
+    return count(lambda: iteration([real], [fake], [0.5]))
+
+
+def _problem(channels: int) -> tuple[Discriminator, Tensor, Tensor]:
+    torch.manual_seed(0)
+    return Discriminator(channels), torch.rand(1, 3, *_SIZE), torch.rand(1, 3, *_SIZE)
+
+
+def main() -> None:
+    if not interpreted():
+        raise SystemExit("set TRITON_INTERPRET=1 before the start: the kernels are counted as they run, on the CPU")
+    for name, counts in (("eager", eager()), ("fused", fused())):
+        print(json.dumps({"step": name, "launches": sum(counts.values()), "by name": dict(counts.most_common())}))
+
+
+if __name__ == "__main__":
+    main()

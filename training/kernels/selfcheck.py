@@ -1,0 +1,164 @@
+"""The Triton step against the reference on this very machine, before anything is trained with it.
+
+What the kernels become is decided by a compiler and a device that no test here has seen. So each device, with each
+version of torch, Triton and these files, shows once that its results are the reference's. A pass is remembered in the
+user's cache folder; a failure is not, since installing a compiler may cure it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.kernels import reference
+from training.kernels.configs import architecture, supported
+from training.kernels.optional_triton import TRITON_INSTALLED
+from training.kernels.reference import CriticGradients
+from training.networks import Discriminator
+
+_CHANNELS = 32
+# One size at which no activation of the critic is so near LeakyReLU's kink that rounding could move it across, judged
+# strictly; and one that gives every program several tiles, where a few may, which moves a gradient by about 0.1 %.
+_SMALL, _LARGE = (13, 21), (90, 110)
+_STRICT, _LOOSE = 1e-4, 2e-2
+_CASES = ((_SMALL, True, _STRICT), (_SMALL, False, _STRICT), (_LARGE, True, _LOOSE))
+_SEED = 49  # keeps every activation of the small size 7e-5 away from the kink
+
+Step = Callable[..., CriticGradients]
+Case = tuple[tuple[int, int], bool, float]
+
+
+def check(device: torch.device) -> str | None:
+    """Why the Triton step must not be used on a device, or None if it agrees with the reference there.
+
+    Takes about a second, and the compiler's time, on the first call for a device and its versions.
+    """
+    if not TRITON_INSTALLED:
+        return "triton is not installed; it comes with torch's CUDA builds, or from `pip install triton`"
+    if device.type != "cuda":
+        return f"the device is {device}, not a CUDA one"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if not supported(architecture(device)):
+        return f"compute capability {architecture(device) / 10} has no tiles here; 8.0 or later is needed"
+    path, key = _cache(), _key(device)
+    passed = _read(path)
+    if key in passed:
+        return None
+    from training.kernels import step
+
+    complaint = disagreement(step.critic_gradients, device)
+    if complaint is None:
+        _remember(path, [*passed, key])
+    return complaint
+
+
+def disagreement(step: Step, device: torch.device, cases: Sequence[Case] = _CASES) -> str | None:
+    """Where a step in float32 differs from the reference in float64 by more than rounding, or None.
+
+    Args:
+        step: like :func:`training.kernels.reference.critic_gradients`.
+        cases: size of the images, shared_norm, and the largest relative error allowed.
+    """
+    for size, shared_norm, bound in cases:
+        parameters, real, fake = problem(size)
+        right = reference.critic_gradients(
+            [p.to(device) for p in parameters], real.to(device), fake.to(device), 0.4, 0.1, shared_norm
+        )
+        try:
+            result = step(
+                [p.float().to(device) for p in parameters],
+                real.float().to(device),
+                fake.float().to(device),
+                0.4,
+                0.1,
+                shared_norm,
+            )
+            error, name = worst(result, right)
+        except Exception as problem_there:  # a compiler, driver or launch that fails is a reason like any other
+            return f"the kernels do not run here: {type(problem_there).__name__}: {problem_there}"
+        if not error <= bound:
+            return (
+                f"the kernels are wrong here: {name} differs from the reference by {error:.1e} of its size, allowed "
+                f"{bound:.0e} (images {size[0]}x{size[1]}, shared_norm={shared_norm})"
+            )
+    return None
+
+
+def problem(size: tuple[int, int], channels: int = _CHANNELS) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Parameters of a critic, and images (1, 3, H, W), in float64; the same on every call."""
+    draws = torch.Generator().manual_seed(_SEED)
+
+    def normal(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=draws, dtype=torch.float64)
+
+    parameters = []
+    for name, parameter in Discriminator(channels).named_parameters():
+        if parameter.dim() == 4:
+            fan = parameter[0].numel()
+            parameters.append(normal(parameter.shape) / fan**0.5)
+        else:
+            parameters.append(normal(parameter.shape) * 0.3 + ("norm.weight" in name))
+    real, fake = (torch.rand(1, 3, *size, generator=draws, dtype=torch.float64) for _ in range(2))
+    return parameters, real, 0.5 * fake.square()
+
+
+def worst(result: CriticGradients, right: CriticGradients) -> tuple[float, str]:
+    """The largest relative error of a result, by Euclidean norm, and of what it is; NaN counts as the largest."""
+    pairs = {"the distance": (result.distance, right.distance), "the penalty": (result.penalty, right.penalty)}
+    # The last bias's gradient is exactly 0.
+    for index, pair in enumerate(zip(result.parameters[:-1], right.parameters[:-1], strict=True)):
+        pairs[f"the gradient of parameter {index}"] = pair
+    for index, (mine, theirs) in enumerate(zip(result.statistics, right.statistics, strict=True)):
+        pairs[f"the mean of block {index}"] = mine[0], theirs[0]
+        pairs[f"the variance of block {index}"] = mine[1], theirs[1]
+    errors = [(_relative(a.double(), b), name) for name, (a, b) in pairs.items()]
+    return max(errors, key=lambda error: float("inf") if error[0] != error[0] else error[0])
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
+
+
+def _key(device: torch.device) -> str:
+    """Everything that a pass depends on."""
+    import triton
+
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    name, capability = torch.cuda.get_device_name(device), architecture(device)
+    return (
+        f"{name}, {capability / 10}, torch {torch.__version__}, CUDA {torch.version.cuda}, "
+        f"triton {triton.__version__}, files {digest}"
+    )
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "task-losses" / "triton-selfcheck.json"
+
+
+def _read(path: Path) -> list[str]:
+    """What has passed; nothing if the file is missing or damaged, which costs another second."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return [key for key in content if isinstance(key, str)] if isinstance(content, list) else []
+
+
+def _remember(path: Path, passed: list[str]) -> None:
+    """Keeps the passes; a cache that cannot be written only costs the next start a second."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(passed, indent=1))
+        temporary.replace(path)
+    except OSError:
+        pass

@@ -1,0 +1,93 @@
+"""What the critic's step launches, for the ahead-of-time check: found by going through steps on no device at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from training.kernels.fold import Running
+from training.kernels.launch import Started, watch
+from training.kernels.parameters import Layout
+from training.kernels.step import launch_step
+from training.kernels.variants import ARCHITECTURES, Variant
+
+_DEPTH = 5
+_CASES = (  # channels, precision, shared statistics
+    (32, "ieee", True),
+    (32, "tf32", True),
+    (32, "bf16", True),
+    (64, "ieee", True),
+    (64, "tf32", True),
+    (64, "bf16", True),
+    (32, "tf32", False),
+)
+_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+# One of each file: those that use most registers and shared memory stand for the others in the default tests.
+_REPRESENTATIVE = (
+    "conv3x3 adjoint>masked 32>32 tf32",
+    "wgrad activation*adjoint 32>32 tf32",
+    "fold_sums channels 32 kinds 1 second True",
+    "penalty still 2",
+    "pack channels 32",
+)
+
+
+def variants() -> list[Variant]:
+    """All launches of steps of 32 and 64 channels, each once, with the architectures that compile it so."""
+    found: dict[str, Variant] = {}
+    for arch in ARCHITECTURES:
+        for channels, precision, shared_norm in _CASES:
+            for started in _launches(channels, precision, shared_norm, arch):
+                variant = _variant(started, precision, arch)
+                known = found.setdefault(variant.name, variant)
+                if arch not in known.architectures:
+                    found[variant.name] = replace(known, architectures=(*known.architectures, arch))
+    return list(found.values())
+
+
+def _launches(channels: int, precision: str, shared_norm: bool, arch: int) -> list[Started]:
+    layout, seen = Layout(channels, _DEPTH), list[Started]()
+    empty = torch.device("meta")
+    image = torch.empty(1, 1, 3, 40, 50, device=empty)
+    statistics = torch.empty(1, channels, device=empty)
+    running = [Running(statistics, statistics, torch.empty(1, dtype=torch.int64, device=empty))] * (_DEPTH - 1)
+    with watch(seen.append):
+        launch_step(
+            torch.empty(1, layout.total, device=empty), layout, image, image, torch.empty(1, 2, device=empty),
+            shared_norm, precision, running, arch,
+        )  # fmt: skip
+    return seen
+
+
+def _variant(started: Started, precision: str, arch: int) -> Variant:
+    constexprs = started.constexprs
+    products = "PRECISION" in constexprs
+    name = _name(started, precision)
+    tile = f" {constexprs['BLOCK_HEIGHT']}x{constexprs['BLOCK_WIDTH']} w{started.warps}" if products else ""
+    return Variant(
+        name=name + tile,
+        kernel=started.kernel,
+        signature={
+            name: _TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+            for name, value in started.arguments.items()
+        },
+        constexprs=constexprs,
+        warps=started.warps,
+        stages=constexprs.get("STAGES", 1),
+        tensor_core=products and precision != "ieee",
+        architectures=(arch,),
+        representative=name in _REPRESENTATIVE,
+    )
+
+
+def _name(started: Started, precision: str) -> str:
+    """The kernel, and of its constants those that tell its launches apart."""
+    values, kernel = started.constexprs, started.kernel.__name__.removesuffix("_kernel")
+    if kernel == "conv3x3":
+        kernel += f" {values['READ']}>{values['WRITE']} {values['INPUTS']}>{values['OUTPUTS']} {precision}"
+    elif kernel == "wgrad":
+        kernel += f" {values['READ']}*{values['GRADIENT']} {values['INPUTS']}>{values['OUTPUTS']} {precision}"
+    else:
+        kernel += "".join(f" {k.lower()} {values[k]}" for k in ("CHANNELS", "KINDS", "SECOND", "STILL") if k in values)
+    return kernel
