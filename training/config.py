@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -125,10 +126,12 @@ class Config:
         return cls(**settings)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag per setting; ``None`` stands for "not given"."""
+def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
+    """One flag for each setting, or for those named; ``None`` stands for "not given"."""
     hints = get_type_hints(Config)
     for entry in fields(Config):
+        if names is not None and entry.name not in names:
+            continue
         assert entry.default is not MISSING
         flag = "--" + entry.name.replace("_", "-")
         text = f"{entry.metadata['help']} [{_shown(entry.default)}]".replace("%", "%%")
@@ -142,9 +145,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag, type=kind, default=None, help=text)
 
 
-def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the command line names."""
-    values = {entry.name: getattr(arguments, entry.name) for entry in fields(Config)}
+def given_settings(arguments: argparse.Namespace, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings that the command line names, of all or of ``names``."""
+    values = {name: getattr(arguments, name) for name in names or [entry.name for entry in fields(Config)]}
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}
 
 

@@ -2,6 +2,7 @@
 
     python -m training.export runs/jpeg                     # runs/jpeg/jpeg.safetensors
     python -m training.export runs/jpeg --release v2        # into the package and its manifest
+    python -m training.export runs/jpeg --taps 1 4 --distance absolute   # the same critics, compared otherwise
 
 Folds BatchNorm and the input range into the convolutions, scales the features, writes the file, reads it back
 through ``task_losses``, compares its features with the trained networks', and writes the manifest's entry.
@@ -14,7 +15,8 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from torch import Tensor
 import task_losses
 from task_losses import TaskLoss, WeightsError
 from task_losses.weights import MANIFEST, describe, parse_weights, serialize_weights
-from training.config import INDIFFERENT, Config
+from training.config import INDIFFERENT, Config, add_flags, given_settings
 from training.folding import fold_batchnorm
 from training.images import open_image, pyramid
 from training.networks import Block, Discriminator
@@ -50,15 +52,22 @@ class Trained:
     origin: dict[str, Any]
 
 
-def open_run(folder: RunFolder) -> Trained:
+# Settings that say how the loss compares, not how its critics are trained.
+FORM = ("taps", "distance", "image_share")
+
+
+def open_run(folder: RunFolder, form: Mapping[str, Any] | None = None) -> Trained:
     """Reads a finished run.
 
+    Args:
+        form: values of settings in ``FORM`` to use in the place of the run's.
+
     Raises:
-        ValueError: the run is not finished.
+        ValueError: the run is not finished, or a setting has no such value.
         OSError: there is no run.
     """
     checkpoint = folder.load_checkpoint()
-    config = Config.from_dict(json.loads(checkpoint["config"]))
+    config = replace(Config.from_dict(json.loads(checkpoint["config"])), **(form or {}))
     states = checkpoint["finished"]
     if len(states) < config.scales:
         raise ValueError(
@@ -199,17 +208,18 @@ def write_whole(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
-def export(folder: RunFolder, version: str | None = None) -> Path:
+def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any] | None = None) -> Path:
     """Writes, reads back and compares; see the module's description.
 
     Args:
         version: also release the file under this version, like ``v2``.
+        form: see :func:`open_run`.
 
     Raises:
         ValueError: the run is not finished, or the version is taken.
         WeightsError: the written file cannot be read back, or its features differ from the trained networks'.
     """
-    trained = open_run(folder)
+    trained = open_run(folder, form)
     task = trained.config.task
     data = weight_file(trained)
     path = folder.path / f"{task}.safetensors"
@@ -236,9 +246,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--release", metavar="VERSION", help="also put it into the package, as TASK-VERSION")
+    add_flags(parser, FORM)
     arguments = parser.parse_args(argv)
     try:
-        export(RunFolder(arguments.run), arguments.release)
+        export(RunFolder(arguments.run), arguments.release, given_settings(arguments, FORM))
     except (ValueError, OSError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -43,7 +43,7 @@ def heading(task: str, conditions: Conditions) -> str:
 
 
 def _means(rows: Rows, metrics: Sequence[str]) -> str:
-    head = ["loss", "seeds", *map(_title, metrics), "loss s/step", "loss MB", "s/step", "MB"]
+    head = ["loss", "seeds", *map(column_title, metrics), "loss s/step", "loss MB", "s/step", "MB"]
     lines = []
     for row in rows.values():
         means = ((row.mean(name), METRICS[name].digits) for name in metrics)
@@ -61,7 +61,7 @@ def _settling(rows: Rows) -> str:
         if any(change is not None for _, change in changes):
             cells = ["" if change is None else f"{change:+.{METRICS[name].digits}f}" for name, change in changes]
             lines.append([f"`{row.label}`", *cells])
-    return table(["loss", *map(_title, CURVE_METRICS)], lines)
+    return table(["loss", *map(column_title, CURVE_METRICS)], lines)
 
 
 def _change(row: Row, metric: str) -> float | None:
@@ -81,7 +81,7 @@ def _differences(rows: Rows, baseline: str, metrics: Sequence[str]) -> str:
         if row.label != baseline:
             cells = [shown(name, difference(row, rows[baseline], name)) for name in metrics]
             lines.append([f"`{row.label}`", shared_seeds([row, rows[baseline]]), *cells])
-    return table(["loss", "seeds", *map(_title, metrics)], lines)
+    return table(["loss", "seeds", *map(column_title, metrics)], lines)
 
 
 def _at_equal(axis: str, rows: Rows, baseline: str, metrics: Sequence[str]) -> list[str]:
@@ -102,7 +102,7 @@ def _at_equal(axis: str, rows: Rows, baseline: str, metrics: Sequence[str]) -> l
         f"At equal {title}: mixes of a loss with L1, joined by lines, less those of `{baseline}`, averaged over the "
         f"{title} that both reach, {INTERVAL_NOTE}:"
     )
-    return [text, table(["loss", "seeds", title, *map(_title, others)], lines)]
+    return [text, table(["loss", "seeds", title, *map(column_title, others)], lines)]
 
 
 def difference(row: Row, baseline: Row, metric: str) -> Interval | None:
@@ -141,7 +141,7 @@ def shown(name: str, interval: Interval | None) -> str:
     return f"**{text}**" if interval.excludes_zero else text
 
 
-def _title(name: str) -> str:
+def column_title(name: str) -> str:
     return METRICS[name].title + (" ↑" if METRICS[name].higher_is_better else " ↓")
 
 
