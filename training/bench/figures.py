@@ -38,8 +38,8 @@ from training.bench.rows import (
     read_rows,
 )
 
-# Okabe and Ito's colours without the palest and black: told apart by most eyes, visible on white and on black.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#9467bd", "#8c6d31")
+# Okabe and Ito's colours without the palest and black, and four more: to be seen on white and on black.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#9467bd", "#8c6d31", "#7a7a00", "#008080")
 OURS_COLOUR, PLAIN_COLOUR, TEXT_COLOUR = "#e0245e", "#8a8a8a", "#808890"
 MARKERS = "osD^vPX<>"
 STYLE: dict[Any, Any] = {

@@ -58,7 +58,7 @@ class FrontDifference:
     interval: Interval | None
 
 
-def front_difference(first: Front, second: Front, places: int = 33) -> FrontDifference | None:
+def front_difference(first: Front, second: Front, places: int = 17) -> FrontDifference | None:
     """Difference of two trade-offs at equal PSNR, or whatever the axis is: ``first - second``.
 
     The points of a front, such as mixes of a loss with L1, are joined by straight lines. Both fronts are read at
