@@ -123,7 +123,7 @@ def weight_file(trained: Trained) -> bytes:
     _, source = open_image(config.image, config.image_licence)
     info = {
         "task": config.task,
-        "config": json.loads(config.to_json()),
+        "config": {k: v for k, v in json.loads(config.to_json()).items() if k not in INDIFFERENT},
         "image": asdict(source),
         "feature_scale": factor,
         "license": "MIT",
@@ -161,7 +161,7 @@ def manifest_entry(filename: str, data: bytes, origin: dict[str, Any]) -> dict[s
     config = entry.pop("config")  # the command says it in short
     defaults = asdict(Config())
     changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != defaults[k]}
-    flags = [_flag(name, value) for name, value in changed.items() if name not in ("task", *INDIFFERENT)]
+    flags = [_flag(name, value) for name, value in changed.items() if name != "task"]
     return {
         **entry,
         "input": {"range": [0, 1], "color": "sRGB", "min_size": weights.architecture.receptive_field},

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from task_losses.pyramid import level_size, resize
+from training.config import Config
 
 # Photographs that the scikit-image wheel holds, with the licence that scikit-image states.
 SKIMAGE_LICENCES = {
@@ -86,3 +87,18 @@ def pyramid(image: Tensor, scales: int, ratio: float, longest_side: int) -> list
 def resize_clipped(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Bicubic resampling; overshoot is cut off, as storing a picture does."""
     return resize(image, size).clamp(0, 1)
+
+
+def starts_and_levels(image: Tensor, config: Config) -> list[tuple[Tensor, Tensor]]:
+    """For each scale, coarsest first: what the distortion is applied to, and the true level.
+
+    Without a generator, whose output would be upscaled in the place of the true coarser level.
+
+    Args:
+        image: (1, 3, H, W) in [0, 1].
+    """
+    coarser, *levels = pyramid(image, config.scales, config.ratio, config.longest_side)
+    if not config.upscale:
+        return [(level, level) for level in levels]
+    below = [coarser, *levels[:-1]]
+    return [(resize_clipped(x, (y.shape[2], y.shape[3])), y) for x, y in zip(below, levels, strict=True)]

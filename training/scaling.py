@@ -14,7 +14,7 @@ from torch import Tensor
 from task_losses.discriminator import FrozenDiscriminator
 from training.config import Config
 from training.distortions import make_adversary
-from training.images import open_image, pyramid, resize_clipped
+from training.images import open_image, starts_and_levels
 
 DRAWS = 8  # of the distortion's strength, at each scale
 Layers = Sequence[tuple[Tensor, Tensor]]
@@ -31,7 +31,8 @@ def feature_scale(discriminators: Sequence[Layers], config: Config) -> float:
     """
     of_image = of_features = 0.0
     above = tuple(tap for tap in config.taps if tap > 0)
-    for layers, start, level in zip(discriminators, *_levels(config), strict=True):
+    source, _ = open_image(config.image, config.image_licence)
+    for layers, (start, level) in zip(discriminators, starts_and_levels(source, config), strict=True):
         adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
         features = FrozenDiscriminator(layers, above, config.distance)
         image = FrozenDiscriminator(layers, (0,), config.distance)
@@ -48,13 +49,3 @@ def scaled(layers: Layers, factor: float) -> list[tuple[Tensor, Tensor]]:
     """Layers whose outputs are those of ``layers`` times a positive factor: LeakyReLU lets it through."""
     (weight, bias), *others = layers
     return [(weight * factor, bias * factor), *((weight, bias * factor) for weight, bias in others)]
-
-
-def _levels(config: Config) -> tuple[list[Tensor], list[Tensor]]:
-    """For each scale what the distortion is applied to, and the level that it should be."""
-    image, _ = open_image(config.image, config.image_licence)
-    every = pyramid(image, config.scales, config.ratio, config.longest_side)
-    levels = every[1:]
-    if not config.upscale:
-        return levels, levels
-    return [resize_clipped(x, (y.shape[2], y.shape[3])) for x, y in zip(every, levels, strict=False)], levels

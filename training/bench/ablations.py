@@ -86,8 +86,7 @@ SEED = 0  # of the fine-tuning
 
 def released(task: str) -> Config:
     """The recipe of the released weights."""
-    config = Config.from_dict(OURS[task]().weights_info["config"])
-    return Config.from_dict({**asdict(config), "device": "auto", "kernels": "auto"})
+    return Config.from_dict(OURS[task]().weights_info["config"])
 
 
 def variants(task: str, questions: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], Config]]:

@@ -27,7 +27,7 @@ from task_losses.pyramid import resize
 from training.bench import peers
 from training.bench.cells import restore
 from training.bench.data import LEVELS, TASKS, Picture, test_pair
-from training.bench.reaction import PHOTOGRAPHS, photographs
+from training.bench.recognition import PHOTOGRAPHS, photographs
 from training.bench.restoration import Loss, loss_and_gradient
 from training.bench.restorers import make_restorer
 from training.bench.rows import Rows, add_condition_flags, conditions_of, read_rows
