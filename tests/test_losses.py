@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import task_losses
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, WeightsError
 from task_losses.discriminator import SLOPE, Architecture
 from task_losses.pyramid import level_size, resize, resize_adjoint, resize_area
-from task_losses.weights import serialize_weights, tensor_shapes
+from task_losses.weights import parse_weights, serialize_weights, tensor_shapes
 
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 Make = Callable[..., TaskLoss]
@@ -248,6 +249,68 @@ class TestValue:
         touched = distances.nonzero()
         assert touched.min(dim=0).values.tolist() == [20, 0]  # two receptive fields of 11 pixels around
         assert touched.max(dim=0).values.tolist() == [39, 17]
+
+
+FORMS = [((1, 4, 5), "squared"), ((1, 4), "absolute"), ((0, 4), "squared"), ((0, 2, 5), "absolute"), ((0,), "absolute")]
+
+
+@pytest.mark.parametrize(("taps", "distance"), FORMS)
+class TestForm:
+    """Which outputs are compared and how is part of a weight file."""
+
+    @pytest.fixture
+    def loss(self, small_file: Path, tmp_path: Path, taps: tuple[int, ...], distance: str) -> TaskLoss:
+        weights = parse_weights(small_file.read_bytes(), "the small file")
+        architecture = replace(weights.architecture, taps=taps, distance=distance)
+        path = tmp_path / "form.safetensors"
+        path.write_bytes(serialize_weights(weights.tensors, architecture, {"task": "jpeg"}))
+        return TaskLoss(path, reduction="none").double()
+
+    def test_the_file_remembers(self, loss: TaskLoss, taps: tuple[int, ...], distance: str) -> None:
+        assert (loss.architecture.taps, loss.architecture.distance) == (taps, distance)
+
+    def test_the_value_is_the_formula(self, loss: TaskLoss, taps: tuple[int, ...], distance: str) -> None:
+        pred, target = images(2, 3, 17, 15, dtype=torch.float64)
+        expected = torch.zeros(2, dtype=torch.float64)
+        for down, discriminator in enumerate(reversed(list(loss.discriminators))):
+            size = level_size((17, 15), 0.75, down)
+            if min(size) < 11:
+                break
+            outputs = []
+            for image in (pred, target):
+                x = resize(image, size)
+                outputs.append([x])
+                for layer in range(5):
+                    weight, bias = (getattr(discriminator, f"{name}{layer}") for name in ("weight", "bias"))
+                    x = F.conv2d(x, weight, bias)
+                    x = x if layer == 4 else torch.where(x > 0, x, 0.2 * x)
+                    outputs[-1].append(x)
+            for tap in taps:
+                difference = (outputs[0][tap] - outputs[1][tap]).abs()
+                expected += (difference**2 if distance == "squared" else difference).mean(dim=(1, 2, 3))
+        torch.testing.assert_close(loss(pred, target), expected, rtol=1e-12, atol=0)
+
+    def test_explicit_gradient_equals_autograd(self, loss: TaskLoss) -> None:
+        pred, target = images(2, 3, 21, 17, dtype=torch.float64)
+        explicit, plain = gradient(loss, pred, target), gradient(loss, pred, target.clone().requires_grad_())
+        torch.testing.assert_close(explicit, plain, rtol=1e-10, atol=1e-14)
+
+    def test_the_mean_of_the_map_is_the_loss(self, loss: TaskLoss) -> None:
+        pred, target = images(2, 3, 21, 17, dtype=torch.float64)
+        found = loss.distance_map(pred, target).mean(dim=(1, 2, 3))
+        torch.testing.assert_close(found, loss(pred, target), rtol=1e-10, atol=0)
+
+    def test_equal_images_have_no_distance_and_no_gradient(self, loss: TaskLoss) -> None:
+        _, target = images(1, 3, 17, 15, dtype=torch.float64)
+        pred = target.clone().requires_grad_()
+        assert loss(pred, target).item() == 0
+        assert not gradient(loss, pred, target).any()
+
+
+@pytest.mark.parametrize("wrong", [{"distance": "cosine"}, {"taps": (6,)}, {"taps": (-1,)}, {"taps": ()}])
+def test_an_impossible_form_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        Architecture(**wrong)
 
 
 class TestGradient:
