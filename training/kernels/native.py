@@ -57,6 +57,7 @@ class Unavailable(RuntimeError):
 class _Layer(ctypes.Structure):
     """``layer`` of norm.c."""
 
+    kept: tuple[Tensor, ...]
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("raw", "output", "mean", "rstd", "scale")),
         ("rows", ctypes.c_long),
@@ -119,14 +120,14 @@ class NativeOperations(Operations):
     def along(self, tangent: Tensor, activation: Activation, adjoint: Tensor) -> Passed:
         tangent = _packed(tangent)
         sums, result = self._new_sums(), torch.empty_like(tangent)
-        self._call("along", self._layer(activation), tangent, adjoint, sums, result)
+        self._call("along", self._layer(activation), tangent, _packed(adjoint), sums, result)
         return Passed(tangent, sums, result)
 
     def back_twice(self, gradient: Tensor, activation: Activation, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
         gradient = _packed(gradient)
         by_scale, by_shift = torch.empty(2, self.width)
         result = torch.empty_like(gradient)
-        traced = trace.adjoint, trace.adjoint_sums, trace.tangent, trace.tangent_sums
+        traced = _packed(trace.adjoint), trace.adjoint_sums, _packed(trace.tangent), trace.tangent_sums
         self._call("back_twice", self._layer(activation), gradient, *traced, result, by_scale, by_shift)
         return result, by_scale, by_shift
 
@@ -144,9 +145,10 @@ class NativeOperations(Operations):
         return torch.empty(SUMS, self.width, dtype=torch.float64)
 
     def _layer(self, activation: Activation) -> _Layer:
-        raw, scale, mean, _, rstd, output = activation
-        pointers = (x.data_ptr() for x in (raw, output, mean, rstd, scale))
-        return _Layer(*pointers, raw.numel() // self.width, SLOPE)
+        kept = (*map(_packed, (activation.raw, activation.output)), activation.mean, activation.rstd, activation.scale)
+        layer = _Layer(*(x.data_ptr() for x in kept), kept[0].numel() // self.width, SLOPE)
+        layer.kept = kept  # the structure holds addresses only
+        return layer
 
     def _call(self, name: str, *arguments: Tensor | int | ctypes.c_long | ctypes.c_double | _Layer) -> None:
         """Calls a function of the library; tensors go as pointers, structures by reference."""

@@ -180,8 +180,17 @@ def critic_gradients(
         mix: ``between = mix * real + (1 - mix) * fake``.
         shared_norm: see :func:`training.objectives.scores`.
         operations: to compute with; plain torch if None.
+
+    Raises:
+        ValueError: images that do not fit each other or the critic.
     """
     *flat, last, bias = parameters
+    smallest = 2 * (len(flat) // 3) + 3  # the critic's receptive field
+    if real.shape != fake.shape or real.ndim != 4 or real.shape[1] != 3 or min(real.shape[2:]) < smallest:
+        raise ValueError(
+            f"expected real and fake of one shape (N, 3, H, W), H and W at least {smallest}, "
+            f"got {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
     blocks = [Block(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
     critic = operations or Operations(), blocks, last
     between = mix * real + (1 - mix) * fake
