@@ -36,17 +36,15 @@ def assert_same_weights(first, second):
             assert torch.equal(a[name], b[name]), name
 
 
-# With explicit steps the critics of one width share a call, with autograd they do not.
-@pytest.mark.parametrize("kernels", ["reference", "autograd"])
-def test_runs_of_a_batch_equal_separate_runs(tmp_path, kernels):
-    assert run(tmp_path / "all", "--kernels", kernels, "--batch-runs", sweep_file(tmp_path, SWEEP)) == 0
+def test_runs_of_a_batch_equal_separate_runs(tmp_path):
+    assert run(tmp_path / "all", "--batch-runs", sweep_file(tmp_path, SWEEP)) == 0
     alone = {
         "noise": ["--task", "denoise", "--seed", "3"],
         "codec": ["--task", "jpeg", "--jpeg-quality", "5", "30"],
         "paper": ["--task", "denoise", "--generator"],
     }
     for name, flags in alone.items():
-        assert run(tmp_path / name, "--kernels", kernels, *flags) == 0
+        assert run(tmp_path / name, *flags) == 0
         assert_same_weights(checkpoint(tmp_path / "all" / name), checkpoint(tmp_path / name))
         logs = [(folder / "losses.csv").read_text() for folder in (tmp_path / "all" / name, tmp_path / name)]
         assert logs[0] == logs[1]

@@ -144,7 +144,7 @@ class Operations:
         by_scale = dot + 2 * by_adjoint * adjoint_dot + rstd * paired
         by_shift = total + by_adjoint * adjoint_total + by_tangent * tangent_total
         by_variance = activation.scale * paired * rstd**3 / count
-        result.addcmul_(activation.raw, _wide(-by_variance)).add_(_wide(by_variance * activation.mean))
+        result.addcmul_(activation.raw - _wide(activation.mean), _wide(-by_variance))
         return result, by_scale, by_shift
 
     def _through_norm(self, x: Tensor, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
