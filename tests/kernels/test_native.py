@@ -164,10 +164,18 @@ def test_without_a_compiler_that_works(monkeypatch, compiler, message):
     assert choose("auto", CPU, (16,))[1].startswith("reference: ")
 
 
-def test_other_widths_use_plain_torch():
-    with pytest.raises(ValueError, match="multiples of 16 channels, the network has 8"):
-        choose("native", CPU, (32, 8))
-    assert choose("auto", CPU, (8,))[1].startswith("reference: ")
+@pytest.mark.parametrize("width", [8, 144])
+def test_other_widths_use_plain_torch(width):
+    with pytest.raises(ValueError, match=f"multiples of 16 channels up to 128, the network has {width}"):
+        choose("native", CPU, (width,))
+    assert choose("auto", CPU, (width,))[1].startswith("reference: ")
+
+
+def test_other_numbers_are_refused():
+    parameters = list(Discriminator(16).double().parameters())
+    images = torch.rand(2, 1, 3, 12, 12, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"float32 on the CPU, got torch\.float64 on cpu"):
+        native.critic_gradients_of_runs([parameters], images[:1], images[1:], [0.5], 0.1)
 
 
 def test_the_library_is_compiled_once(monkeypatch, tmp_path):

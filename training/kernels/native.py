@@ -33,6 +33,7 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-
 SUMS = 3  # as in norm.c
 TILES_A_CHUNK = 48
 MOST_CHUNKS = 16
+MOST_CHANNELS = 128  # winograd.c keeps its blocks of tiles on the stack
 TOLERANCE = 1e-4  # of an operation's largest value; Winograd's rounding is near 1e-5
 
 # The transform of a kernel's three taps to Winograd's points 0, 1, -1, 2, -2 and infinity; in two dimensions 36 x 9.
@@ -69,15 +70,21 @@ class NativeOperations(Operations):
     """For networks of one width, on channels-last float32 maps on the CPU; torch's convolutions for other shapes.
 
     Args:
-        width: number of channels of the hidden layers, a multiple of 16.
+        width: number of channels of the hidden layers, a multiple of 16, at most 128.
 
     Raises:
-        Unavailable: there is no compiler, or it failed.
+        Unavailable: the width is another, there is no compiler, or it failed.
     """
+
+    memory_format = torch.channels_last
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self._library = ctypes.CDLL(str(compiled(width)))
+        path = compiled(width)
+        try:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be loaded: {error}") from error
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         if tuple(weight.shape[:2]) != (self.width, self.width):
@@ -173,8 +180,15 @@ def critic_gradients_of_runs(
     """As :func:`training.kernels.reference.critic_gradients_of_runs`, for float32 on the CPU.
 
     Raises:
+        ValueError: other numbers, or another device.
         Unavailable: see :class:`NativeOperations`.
     """
+    for tensor in (*(parameter for run in parameters for parameter in run), *real, *fake):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ValueError(
+                f"the compiled operations compute in float32 on the CPU, got {tensor.dtype} on {tensor.device}; "
+                "use the reference for other numbers and devices"
+            )
     chosen = operations(len(parameters[0][1]))
     return reference.critic_gradients_of_runs(parameters, real, fake, mix, penalty_weight, shared_norm, chosen)
 
@@ -235,8 +249,10 @@ def compiled(width: int) -> Path:
     Raises:
         Unavailable: as the class says.
     """
-    if width % 16:
-        raise Unavailable(f"the compiled operations take multiples of 16 channels, the network has {width}")
+    if width % 16 or not 0 < width <= MOST_CHANNELS:
+        raise Unavailable(
+            f"the compiled operations take multiples of 16 channels up to {MOST_CHANNELS}, the network has {width}"
+        )
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise Unavailable("there is no C compiler: install gcc or clang, or name yours in the variable CC")
@@ -246,7 +262,7 @@ def compiled(width: int) -> Path:
     try:
         version = _run([compiler, "--version"])
         sources = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
-        made_of = [*sources, version, *flags, *openmp, platform.machine(), processor()]
+        made_of = [*sources, version, *flags, *openmp, platform.machine(), processor(), _instruction_sets()]
         name = f"critic-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
         path = _cache() / name
         if not path.exists():
@@ -266,6 +282,15 @@ def compiled(width: int) -> Path:
 
 def _run(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _instruction_sets() -> str:
+    """Those that Linux names: "native" code of one machine may crash another whose processor has the same name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
 def _cache() -> Path:
