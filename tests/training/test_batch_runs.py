@@ -83,6 +83,7 @@ def test_the_back_end_is_on_record_and_may_change_when_resuming(tmp_path):
     [
         ({"a": {"steps": 3}, "b": {"steps": 4}}, "steps is 3 in a and 4 in b: train them apart"),
         ({"a": {"channels": [4]}, "b": {"channels": [8]}}, "runs in one batch must share"),
+        ({"a": {}, "b": {"image": "skimage:astronaut"}}, "crop the images to one shape, or train them apart"),
         ({"a": {"sed": 1}}, "a has settings that do not exist: sed"),
         ({"../a": {}}, "cannot be the name of a folder"),
         ({"a": 1}, "expected JSON like"),
