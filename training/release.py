@@ -24,8 +24,12 @@ RECIPES: dict[str, list[str]] = {"sr": [], "denoise": ["--steps", "200"], "jpeg"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.release", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"{', '.join(RECIPES)} (all)")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.release",
+        description=(__doc__ or "").split("\n\n")[0],
+        allow_abbrev=False,  # --task would be taken for --tasks
+    )
+    parser.add_argument("--tasks", nargs="+", choices=RECIPES, default=list(RECIPES), help="default: all")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/release"), help="where the runs' folders go (%(default)s)"
     )
