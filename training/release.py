@@ -20,7 +20,11 @@ from training.export import export
 from training.run_folder import RunFolder
 
 # What each task's recipe changes of training.config's defaults.
-RECIPES: dict[str, list[str]] = {"sr": [], "denoise": ["--steps", "200"], "jpeg": ["--no-upscale"]}
+RECIPES: dict[str, list[str]] = {
+    "sr": ["--channels", "24", "--distance", "absolute", "--taps", "1", "4", "--wiener", "0"],
+    "denoise": ["--no-upscale"],
+    "jpeg": ["--no-upscale"],
+}
 
 
 def main(argv: list[str] | None = None) -> int:
