@@ -1,12 +1,16 @@
 """The compiled operations against plain torch."""
 
+import json
+
 import pytest
 import torch
 
+from training import train
 from training.kernels import choose, native, reference
 from training.kernels.native import NativeOperations, Unavailable
 from training.kernels.reference import Block, Operations, Trace, critic_gradients
 from training.networks import Discriminator
+from training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 SIZES = [(11, 11), (25, 25), (26, 39), (17, 50)]
@@ -142,6 +146,27 @@ def test_operations_that_compute_something_else_are_never_used(monkeypatch):
     assert line.startswith("reference: no native kernels here: compiled weight gradient")
     with pytest.raises(ValueError, match="--kernels native cannot run here: compiled weight gradient"):
         choose("native", CPU, (16,))
+
+
+def test_a_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch):
+    compiled(16)
+    flags = ["--task", "denoise", "--scales", "1", "--longest-side", "24", "--channels", "16", "--steps", "4"]
+    flags += ["--checkpoint-every", "2", "--kernels", "native"]
+    assert train.main(["--out", str(tmp_path / "whole"), *flags]) == 0
+    honest = RunFolder.save_checkpoint
+
+    def dying(self, *arguments):
+        honest(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", dying)
+        assert train.main(["--out", str(tmp_path / "broken"), *flags]) == 130
+    assert train.main(["--out", str(tmp_path / "broken"), "--resume"]) == 0
+    whole, broken = (RunFolder(tmp_path / name).load_checkpoint() for name in ("whole", "broken"))
+    assert json.loads(whole["origin"])["kernels"] == "native"
+    for name, value in whole["finished"][0].items():
+        assert torch.equal(value, broken["finished"][0][name])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ def test_all_weights_come_from_one_command(tmp_path, monkeypatch):
         assert loss.weights_info["task"] == task
         # Flags that are given win over the recipe's.
         assert json.loads((tmp_path / task / "config.json").read_text())["steps"] == 2
+        entry = json.loads((tmp_path / task / "manifest_entry.json").read_text())
+        assert entry["cost"]["kernels"] == "reference"  # which auto takes for 4 channels
+        assert "kernels" not in entry["command"]
     assert not (tmp_path / "jpeg").exists()
 
 
