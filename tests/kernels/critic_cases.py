@@ -31,11 +31,19 @@ def named(result):
 
 
 def errors(result, right):
-    """The largest error of each output, relative to its largest number; where all are 0, absolute."""
-    found = {}
-    for (name, a), b in zip(named(result).items(), named(right).values(), strict=True):
-        assert a.shape == b.shape, name
-        found[name] = ((a.double() - b.double()).abs().max() / (b.abs().max().item() or 1)).item()
+    """The largest error of each output, relative to its largest number; where all are 0, absolute.
+
+    A block's shift is measured together with its scale: its gradient is what two nearly equal means leave of each
+    other, -1 and 1 times the same in sum.
+    """
+    found, mine, theirs = {}, named(result), named(right)
+    for name, b in theirs.items():
+        assert mine[name].shape == b.shape, name
+        size = b.abs().max().item()
+        kind, index = name.split()[0], int(name.split()[-1]) if " " in name else 0
+        if kind == "gradient" and index % 3 == 2:
+            size = max(size, theirs[f"gradient {index - 1}"].abs().max().item())
+        found[name] = ((mine[name].double() - b.double()).abs().max() / (size or 1)).item()
     return found
 
 
