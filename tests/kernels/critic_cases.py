@@ -30,24 +30,31 @@ def named(result):
     return values
 
 
-def errors(result, right):
+def errors(result, right, floor=0.0):
     """The largest error of each output, relative to its largest number; where all are 0, absolute.
 
     A block's shift is measured together with its scale: its gradient is what two nearly equal means leave of each
     other, -1 and 1 times the same in sum.
+
+    Args:
+        floor: no gradient counts as smaller.
     """
     found, mine, theirs = {}, named(result), named(right)
     for name, b in theirs.items():
         assert mine[name].shape == b.shape, name
         size = b.abs().max().item()
         kind, index = name.split()[0], int(name.split()[-1]) if " " in name else 0
+        if kind == "gradient":
+            size = max(size, floor)
+        if kind == "variance":  # of a constant map it is noise
+            size = max(size, theirs[f"mean {index}"].abs().max().item() ** 2)
         if kind == "gradient" and index % 3 == 2:
             size = max(size, theirs[f"gradient {index - 1}"].abs().max().item())
         found[name] = ((mine[name].double() - b.double()).abs().max() / (size or 1)).item()
     return found
 
 
-def check(result, right, bound):
-    wrong = {name: error for name, error in errors(result, right).items() if not error <= bound}
+def check(result, right, bound, floor=0.0):
+    wrong = {name: error for name, error in errors(result, right, floor).items() if not error <= bound}
     assert not wrong, f"above {bound:.0e}: {wrong}"
     assert torch.equal(result.parameters[-1], torch.zeros_like(result.parameters[-1]))

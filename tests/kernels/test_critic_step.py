@@ -74,27 +74,24 @@ def test_step_with_the_tiles_of_a_gpu(arch):
 
 @pytest.mark.interpreter
 @pytest.mark.parametrize(
-    "images",
-    [
-        pytest.param("constant", id="constant images, channels of variance 0"),
-        pytest.param("zero", id="zeros", marks=pytest.mark.slow),
-        pytest.param("dead", id="weights of 0, no gradient at any pixel", marks=pytest.mark.slow),
-    ],
+    "kind", ["constant", pytest.param("zero", marks=pytest.mark.slow), pytest.param("dead", marks=pytest.mark.slow)]
 )
-def test_degenerate_images(images):
+def test_degenerate_maps(kind):
+    """Images without contrast and channels of variance 0; images of zeros; no gradient at any pixel."""
     parameters, real, fake, mix = case(8, 1, (11, 12))
-    if images == "dead":
-        parameters[0] = torch.zeros_like(parameters[0])
+    if kind == "constant":
+        real, fake = torch.full_like(real, 0.25), torch.full_like(fake, 0.75)
+        for convolution in parameters[:12:3]:
+            convolution[:3] = 0
+    elif kind == "zero":
+        real, fake = torch.zeros_like(real), torch.zeros_like(fake)
     else:
-        real, fake = (torch.full_like(x, value) for x, value in ((real, 0.25), (fake, 0.25)))
-        if images == "zero":
-            real, fake = torch.zeros_like(real), torch.zeros_like(fake)
+        parameters[0] = torch.zeros_like(parameters[0])
     result = critic_gradients(parameters, real, fake, mix, 10.0)
     right = reference.critic_gradients(parameters, real, fake, mix, 10.0)
-    # What is 0 in exact arithmetic is rounding noise in both: the bound is on the size of what made it.
-    for (name, a), b in zip(named(result).items(), named(right).values(), strict=True):
-        assert torch.isfinite(a).all(), name
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+    # What should be 0 is noise in both; its measure is the largest gradient. Maps without any contrast divide it by
+    # sqrt(eps), block after block.
+    check(result, right, 1e-10 if kind == "zero" else 1e-12, floor=max(g.abs().max().item() for g in right.parameters))
 
 
 @pytest.mark.interpreter
