@@ -27,7 +27,7 @@ from training.kernels.prologue import Batch, Prologue, load_coefficients, load_r
 
 _INTEGERS = [
     "height", "width", "total", "images", "per_kind", "first_tangent", "groups", "norms", "out_norms", "runs",
-    "weight_stride", "bias_stride",
+    "bias_stride",
 ]  # fmt: skip
 
 
