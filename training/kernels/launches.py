@@ -24,7 +24,7 @@ from training.networks import Discriminator
 from training.objectives import critic_loss
 
 _SIZE = (11, 11)  # the count does not depend on it
-_SETTINGS = {"lr": 5e-4, "betas": (0.5, 0.999)}
+_LR, _BETAS = 5e-4, (0.5, 0.999)
 _ALLOCATIONS = ("aten.empty", "aten.new_empty", "aten.detach")
 
 
@@ -54,7 +54,7 @@ def count(update: Callable[[], object]) -> Counter[str]:
 def eager(channels: int = 8) -> Counter[str]:
     """Of the step by autograd with torch's default Adam."""
     critic, real, fake = _problem(channels)
-    optimizer = torch.optim.Adam(critic.parameters(), foreach=False, **_SETTINGS)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=_LR, betas=_BETAS, foreach=False)
 
     def update() -> None:
         parameters = list(critic.parameters())
@@ -69,7 +69,7 @@ def eager(channels: int = 8) -> Counter[str]:
 def fused(channels: int = 8) -> Counter[str]:
     """Of the same in Triton, as a CUDA graph captures it."""
     critic, real, fake = _problem(channels)
-    iteration = CriticIteration([critic], 1, _SIZE, penalty_weight=0.1, **_SETTINGS)
+    iteration = CriticIteration([critic], 1, _SIZE, _LR, _BETAS, penalty_weight=0.1)
     return count(lambda: iteration([real], [fake], [0.5]))
 
 
