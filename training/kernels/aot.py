@@ -181,6 +181,8 @@ def compile_variant(variant: Variant, architecture: int) -> Compiled:
         attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if given[name] in _pointers(variant)},
     )
     options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    if variant.registers is not None:
+        options["maxnreg"] = variant.registers
     kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
