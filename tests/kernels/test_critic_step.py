@@ -82,7 +82,9 @@ def test_degenerate_images(images):
 
 
 @pytest.mark.interpreter
-@pytest.mark.parametrize("shared", [pytest.param(True, id="shared"), pytest.param(False, marks=pytest.mark.slow, id="apart")])
+@pytest.mark.parametrize(
+    "shared", [pytest.param(True, id="shared"), pytest.param(False, marks=pytest.mark.slow, id="apart")]
+)
 def test_runs_in_one_batch_are_the_separate_runs_bit_for_bit(shared):
     problems = [case(8, 1, (11, 11), seed=seed) for seed in range(2)]
     together = critic_gradients_of_runs(*map(list, zip(*problems, strict=True)), 10.0, shared)
@@ -108,7 +110,9 @@ def test_reduced_precision_stays_within_its_bound(precision, bound):
 
 
 @pytest.mark.interpreter
-@pytest.mark.parametrize("shared", [pytest.param(True, id="shared"), pytest.param(False, marks=pytest.mark.slow, id="apart")])
+@pytest.mark.parametrize(
+    "shared", [pytest.param(True, id="shared"), pytest.param(False, marks=pytest.mark.slow, id="apart")]
+)
 def test_updates_are_those_of_autograd_and_few_launches(shared):
     """Parameters after two updates, running statistics, losses; and what an update launches."""
     critics = []

@@ -263,6 +263,13 @@ def drift(compiled: list[Compiled], text: str, complete: bool) -> list[str]:
     return found + [f"{' on '.join(key)}: in the table, but no kernel's variant" for key in stale]
 
 
+def table(compiled: list[Compiled], keep: dict[tuple[str, str], str], version: str) -> str:
+    """The table's file: rows of what was compiled, and of other variants those that are to be kept."""
+    rows = keep | {(one.variant.name, f"sm_{one.architecture}"): one.row() for one in compiled}
+    order = [(variant.name, f"sm_{arch}") for variant in all_variants() for arch in variant.architectures]
+    return HEADER.format(version=version) + "".join(f"{rows[key]}\n" for key in order if key in rows)
+
+
 def recorded_version(text: str) -> str | None:
     """The Triton that made a table: with another one the numbers differ, and only the gate can hold."""
     found = re.search(r"with Triton (\S+);", text)
@@ -275,7 +282,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="the gate, and docs/kernels_aot.md against drift")
-    action.add_argument("--write", action="store_true", help="write docs/kernels_aot.md")
+    action.add_argument(
+        "--write", action="store_true", help="write docs/kernels_aot.md, or the rows of what is compiled"
+    )
     parser.add_argument("--only", default="", help="variants whose name contains this")
     parser.add_argument("--representative", action="store_true", help="one or two variants of each kernel")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that compile at once [all cores]")
@@ -285,9 +294,7 @@ def main(argv: list[str] | None = None) -> int:
         print("error: needs triton, and TRITON_INTERPRET unset: pip install triton", file=sys.stderr)
         return 2
     partial = bool(arguments.only or arguments.representative or len(arguments.archs) < len(ARCHITECTURES))
-    if arguments.write and partial:
-        print("error: --write makes the whole table: leave --only, --representative and --archs out", file=sys.stderr)
-        return 2
+    text = TABLE.read_text() if TABLE.exists() else ""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # what a later Triton will ask for
 
     import triton
@@ -306,10 +313,10 @@ def main(argv: list[str] | None = None) -> int:
     compiled = compile_all(keys, arguments.processes)
     faults = [fault for one in compiled for fault in one.faults()]
     if arguments.write:
-        TABLE.write_text(HEADER.format(version=triton.__version__) + "".join(f"{one.row()}\n" for one in compiled))
-        print(f"{TABLE}: {len(compiled)} rows")
+        keep = table_rows(text) if partial and recorded_version(text) == triton.__version__ else {}
+        TABLE.write_text(table(compiled, keep, triton.__version__))
+        print(f"{TABLE}: {len(compiled)} rows written")
     else:
-        text = TABLE.read_text()
         if recorded_version(text) == triton.__version__:
             found = drift(compiled, text, complete=not partial)
             faults += [f"drift: {line}; run --write, and look at what changed" for line in found]
