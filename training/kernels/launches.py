@@ -48,7 +48,8 @@ def count(update: Callable[[], object]) -> Counter[str]:
     kernels: Counter[str] = Counter()
     with watch(lambda started: kernels.update([started.kernel.__name__])), _Operations() as operations:
         update()
-    return kernels + operations.counts
+    kernels.update(operations.counts)
+    return kernels
 
 
 def eager(channels: int = 8) -> Counter[str]:

@@ -86,7 +86,8 @@ def _variant(started: Started, precision: str, arch: int) -> Variant:
 
 def _name(started: Started, precision: str) -> str:
     """The kernel, and of its constants those that tell its launches apart."""
-    values, kernel = started.constexprs, started.kernel.__name__.removesuffix("_kernel")
+    values = started.constexprs
+    kernel = str(started.kernel.__name__).removesuffix("_kernel")
     if kernel == "conv3x3":
         kernel += f" {values['READ']}>{values['WRITE']} {values['INPUTS']}>{values['OUTPUTS']} {precision}"
     elif kernel == "wgrad":

@@ -1,0 +1,98 @@
+"""What can be checked of the GPU benchmark and the roofline without a GPU."""
+
+import pytest
+import torch
+
+from training.bench import kernels, roofline
+from training.networks import Discriminator
+from training.objectives import critic_loss
+
+
+def problem():
+    torch.manual_seed(0)
+    critic = Discriminator(8).double()
+    real, fake = torch.rand(2, 1, 3, 14, 17, dtype=torch.float64)
+    return critic, real, fake
+
+
+def test_the_functional_form_has_the_gradients_of_training():
+    critic, real, fake = problem()
+    parameters = list(critic.parameters())
+    total = critic_loss(critic, real, fake, kernels.MIX, kernels.PENALTY_WEIGHT).total
+    expected = torch.autograd.grad(total, parameters)
+    results = kernels.functional_gradients([p.detach() for p in parameters], real, fake)
+    torch.testing.assert_close(results, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_updates_by_either_form_agree():
+    critic, real, fake = problem()
+    other = problem()[0]
+    plain = kernels.autograd_update(critic, real, fake)
+    compiled = kernels.compiled_update(other, real, fake, backend="eager")
+    for _ in range(2):
+        plain(), compiled()
+    # The last bias has the gradient 0 but for rounding, of which Adam makes full steps.
+    for a, b in zip(list(critic.parameters())[:-1], list(other.parameters())[:-1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA device")
+def test_without_cuda_nothing_is_timed(capsys):
+    assert kernels.main([]) == 2
+    assert "torch finds no CUDA device" in capsys.readouterr().err
+
+
+def test_kernels_that_fail_their_tests_are_not_timed(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(kernels, "tests_pass", lambda: False)
+    assert kernels.main([]) == 1
+    assert "nothing is timed" in capsys.readouterr().err
+
+
+def convolution_flop(channels, height, width):
+    """Of the critic's forward pass on one image: two operations for each of 9 taps, by input and output channel."""
+    depths = zip([3, *[channels] * 4], [*[channels] * 4, 1], range(1, 6), strict=True)
+    return sum(2 * 9 * i * o * (height - 2 * d) * (width - 2 * d) for i, o, d in depths)
+
+
+def test_arithmetic_is_that_of_the_passes():
+    """Forward, input gradient, tangent and adjoint of three images, and two weight gradients: 18 forwards of one.
+
+    The adjoint pass of the losses does not reach the input, so it saves the first layer.
+    """
+    work = roofline.eager_work(16, (20, 30))
+    assert 15 < work.flop / convolution_flop(16, 20, 30) < 18
+
+
+def test_bytes_grow_with_the_pixels_and_launches_do_not():
+    small, large = roofline.eager_work(8, (40, 40)), roofline.eager_work(8, (80, 80))
+    assert small.launches == large.launches
+    assert 3.5 < large.bytes / small.bytes < 5
+
+
+def test_the_kernels_launch_and_move_less():
+    pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
+    eager, fused = roofline.eager_work(32, (120, 160)), roofline.fused_work(32, (120, 160), "tf32")
+    assert fused.launches <= 50 < 500 < eager.launches
+    assert fused.bytes < eager.bytes / 3
+    assert fused.flop == pytest.approx(eager.flop, rel=0.1)
+    assert roofline.fused_work(32, (120, 160), "bf16").bytes < 0.8 * fused.bytes
+
+
+def test_the_roof_is_the_slowest_of_three():
+    device = roofline.Device("slow", 100.0, {"fp32": 10.0})
+    assert roofline.Work(1, 1000, 10).seconds(device, "fp32", 1e-6) == (10.0, "memory")
+    assert roofline.Work(1, 10, 1000).seconds(device, "fp32", 1e-6) == (100.0, "arithmetic")
+    assert roofline.Work(3, 10, 1).seconds(device, "fp32", 1.0) == (3.0, "launches")
+
+
+def test_prints_estimates_and_says_so(capsys):
+    assert roofline.main(["--sizes", "20x30", "--channels", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Estimates, no measurements")
+    assert "| 20x30 | autograd |" in printed
+
+
+def test_refuses_sizes_that_are_none(capsys):
+    assert roofline.main(["--sizes", "250"]) == 2
+    assert "--sizes 250: expected HxW, each 11 or more" in capsys.readouterr().err
