@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Generator as Course
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,7 @@ from training.networks import Discriminator, Generator, Network
 from training.objectives import generator_loss
 from training.provenance import machine
 from training.run_folder import RunFolder
-
-# What the runs of a batch have in common.
-TOGETHER = (
-    "scales", "ratio", "longest_side", "channels", "steps", "critic_updates", "penalty_weight", "shared_norm", "device",
-    "kernels",
-)  # fmt: skip
+from training.sweep import check_alike, read_sweep
 
 # Settings, folder, and what a checkpoint left.
 Run = tuple[Config, RunFolder, "dict[str, Any] | None"]
@@ -271,43 +266,6 @@ def prepare_run(path: Path, given: dict[str, Any], resume: bool) -> Run:
         changed = {k: v for k, v in given.items() if getattr(config, k) != v and k not in here}
         raise ValueError(f"the run in {path} was started with other settings than {changed}: leave them out to resume")
     return replace(config, **here), folder, checkpoint
-
-
-def read_sweep(path: Path) -> dict[str, dict[str, Any]]:
-    """The runs of a sweep file: a name for each, and the settings that are its own.
-
-    Raises:
-        ValueError: the file is not of that form.
-    """
-    form = 'expected JSON like {"seed-1": {"seed": 1}, "seed-2": {"seed": 2}}: names of folders, and settings'
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: {error}; {form}") from error
-    if not isinstance(content, dict) or not content or not all(isinstance(own, dict) for own in content.values()):
-        raise ValueError(f"{path}: {form}")
-    known = {entry.name for entry in fields(Config)}
-    sweep: dict[str, dict[str, Any]] = {}
-    for name, own in content.items():
-        if Path(name).name != name:
-            raise ValueError(f"{path}: {name!r} cannot be the name of a folder")
-        settings = {key.replace("-", "_"): tuple(v) if isinstance(v, list) else v for key, v in own.items()}
-        if unknown := settings.keys() - known:
-            raise ValueError(f"{path}: {name} has settings that do not exist: {', '.join(sorted(unknown))}")
-        sweep[name] = settings
-    return sweep
-
-
-def check_alike(configs: dict[str, Config]) -> None:
-    """Raises ValueError unless runs are of one shape, so that their steps can share launches."""
-    (first, reference), *others = configs.items()
-    for name, config in others:
-        for setting in TOGETHER:
-            if getattr(config, setting) != getattr(reference, setting):
-                raise ValueError(
-                    f"runs in one batch must share {', '.join(TOGETHER)}; {setting} is {getattr(reference, setting)} "
-                    f"in {first} and {getattr(config, setting)} in {name}: train them apart"
-                )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,6 +33,7 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-
 SUMS = 3  # as in norm.c
 TILES_A_CHUNK = 48
 MOST_CHUNKS = 16
+MOST_CHANNELS = 128  # winograd.c keeps its blocks of tiles on the stack
 TOLERANCE = 1e-4  # of an operation's largest value; Winograd's rounding is near 1e-5
 
 # The transform of a kernel's three taps to Winograd's points 0, 1, -1, 2, -2 and infinity; in two dimensions 36 x 9.
@@ -57,6 +58,7 @@ class Unavailable(RuntimeError):
 class _Layer(ctypes.Structure):
     """``layer`` of norm.c."""
 
+    kept: tuple[Tensor, ...]
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("raw", "output", "mean", "rstd", "scale")),
         ("rows", ctypes.c_long),
@@ -68,15 +70,21 @@ class NativeOperations(Operations):
     """For networks of one width, on channels-last float32 maps on the CPU; torch's convolutions for other shapes.
 
     Args:
-        width: number of channels of the hidden layers, a multiple of 16.
+        width: number of channels of the hidden layers, a multiple of 16, at most 128.
 
     Raises:
-        Unavailable: there is no compiler, or it failed.
+        Unavailable: the width is another, there is no compiler, or it failed.
     """
+
+    memory_format = torch.channels_last
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self._library = ctypes.CDLL(str(compiled(width)))
+        path = compiled(width)
+        try:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be loaded: {error}") from error
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         if tuple(weight.shape[:2]) != (self.width, self.width):
@@ -119,14 +127,14 @@ class NativeOperations(Operations):
     def along(self, tangent: Tensor, activation: Activation, adjoint: Tensor) -> Passed:
         tangent = _packed(tangent)
         sums, result = self._new_sums(), torch.empty_like(tangent)
-        self._call("along", self._layer(activation), tangent, adjoint, sums, result)
+        self._call("along", self._layer(activation), tangent, _packed(adjoint), sums, result)
         return Passed(tangent, sums, result)
 
     def back_twice(self, gradient: Tensor, activation: Activation, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
         gradient = _packed(gradient)
         by_scale, by_shift = torch.empty(2, self.width)
         result = torch.empty_like(gradient)
-        traced = trace.adjoint, trace.adjoint_sums, trace.tangent, trace.tangent_sums
+        traced = _packed(trace.adjoint), trace.adjoint_sums, _packed(trace.tangent), trace.tangent_sums
         self._call("back_twice", self._layer(activation), gradient, *traced, result, by_scale, by_shift)
         return result, by_scale, by_shift
 
@@ -144,9 +152,10 @@ class NativeOperations(Operations):
         return torch.empty(SUMS, self.width, dtype=torch.float64)
 
     def _layer(self, activation: Activation) -> _Layer:
-        raw, scale, mean, _, rstd, output = activation
-        pointers = (x.data_ptr() for x in (raw, output, mean, rstd, scale))
-        return _Layer(*pointers, raw.numel() // self.width, SLOPE)
+        kept = (*map(_packed, (activation.raw, activation.output)), activation.mean, activation.rstd, activation.scale)
+        layer = _Layer(*(x.data_ptr() for x in kept), kept[0].numel() // self.width, SLOPE)
+        layer.kept = kept  # the structure holds addresses only
+        return layer
 
     def _call(self, name: str, *arguments: Tensor | int | ctypes.c_long | ctypes.c_double | _Layer) -> None:
         """Calls a function of the library; tensors go as pointers, structures by reference."""
@@ -171,8 +180,15 @@ def critic_gradients_of_runs(
     """As :func:`training.kernels.reference.critic_gradients_of_runs`, for float32 on the CPU.
 
     Raises:
+        ValueError: other numbers, or another device.
         Unavailable: see :class:`NativeOperations`.
     """
+    for tensor in (*(parameter for run in parameters for parameter in run), *real, *fake):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ValueError(
+                f"the compiled operations compute in float32 on the CPU, got {tensor.dtype} on {tensor.device}; "
+                "use the reference for other numbers and devices"
+            )
     chosen = operations(len(parameters[0][1]))
     return reference.critic_gradients_of_runs(parameters, real, fake, mix, penalty_weight, shared_norm, chosen)
 
@@ -233,8 +249,10 @@ def compiled(width: int) -> Path:
     Raises:
         Unavailable: as the class says.
     """
-    if width % 16:
-        raise Unavailable(f"the compiled operations take multiples of 16 channels, the network has {width}")
+    if width % 16 or not 0 < width <= MOST_CHANNELS:
+        raise Unavailable(
+            f"the compiled operations take multiples of 16 channels up to {MOST_CHANNELS}, the network has {width}"
+        )
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise Unavailable("there is no C compiler: install gcc or clang, or name yours in the variable CC")
@@ -244,7 +262,7 @@ def compiled(width: int) -> Path:
     try:
         version = _run([compiler, "--version"])
         sources = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
-        made_of = [*sources, version, *flags, *openmp, platform.machine(), processor()]
+        made_of = [*sources, version, *flags, *openmp, platform.machine(), processor(), _instruction_sets()]
         name = f"critic-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
         path = _cache() / name
         if not path.exists():
@@ -264,6 +282,15 @@ def compiled(width: int) -> Path:
 
 def _run(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _instruction_sets() -> str:
+    """Those that Linux names: "native" code of one machine may crash another whose processor has the same name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
 def _cache() -> Path:

@@ -1,0 +1,40 @@
+"""Which back end computes the critic's step."""
+
+import sys
+
+import pytest
+import torch
+
+from training.config import KERNELS, Config
+from training.kernels import choose
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["reference", "autograd"])
+def test_what_was_asked_for_is_used(name):
+    assert choose(name, CPU, (8,))[1].split(":")[0] == name
+
+
+def test_triton_without_a_gpu_is_an_error_that_says_what_is_missing():
+    with pytest.raises(ValueError, match=r"triton cannot run here: .* need a CUDA device.*--kernels auto"):
+        choose("triton", CPU, (32,))
+
+
+def test_without_triton_a_cuda_training_uses_the_reference(monkeypatch):
+    monkeypatch.setitem(sys.modules, "training.kernels.selfcheck", None)  # makes its import fail
+    _, line = choose("auto", torch.device("cuda"), (32,))
+    assert line.startswith("reference: no triton kernels here: ")
+    assert "pip install triton" in line
+    with pytest.raises(ValueError, match="pip install triton"):
+        choose("triton", torch.device("cuda"), (32,))
+
+
+def test_compiled_operations_are_for_the_cpu():
+    with pytest.raises(ValueError, match="for the CPU, the training is on cuda"):
+        choose("native", torch.device("cuda"), (32,))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=f"one of {', '.join(KERNELS)}, got 'fast'"):
+        Config(kernels="fast")

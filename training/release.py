@@ -1,0 +1,54 @@
+"""Makes the package's weights again: trains every task by its recipe, exports, and releases if asked to.
+
+    python -m training.release                       # runs/release/TASK/TASK.safetensors
+    python -m training.release --release v2          # and into the package and its manifest
+    python -m training.release --tasks sr --seed 1   # one task; flags of training.train are passed on
+
+A command that was stopped goes on where it was when it is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from task_losses import WeightsError
+from training import train
+from training.export import export
+from training.run_folder import RunFolder
+
+# What each task's recipe changes of training.config's defaults.
+RECIPES: dict[str, list[str]] = {"sr": [], "denoise": ["--steps", "200"], "jpeg": ["--no-upscale"]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.release",
+        description=(__doc__ or "").split("\n\n")[0],
+        allow_abbrev=False,  # --task would be taken for --tasks
+    )
+    parser.add_argument("--tasks", nargs="+", choices=RECIPES, default=list(RECIPES), help="default: all")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/release"), help="where the runs' folders go (%(default)s)"
+    )
+    parser.add_argument("--release", metavar="VERSION", help="also put the weights into the package, as TASK-VERSION")
+    arguments, flags = parser.parse_known_args(argv)
+    for task in arguments.tasks:
+        begun, folder = time.monotonic(), RunFolder(arguments.out / task)
+        resume = ["--resume"] if folder.checkpoint_path.exists() else []
+        status = train.main(["--task", task, *RECIPES[task], *flags, "--out", str(folder.path), *resume])
+        if status:
+            return status
+        try:
+            export(folder, arguments.release)
+        except (ValueError, OSError, WeightsError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        print(f"{task}: {time.monotonic() - begun:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
