@@ -28,6 +28,12 @@ class Started(NamedTuple):
 
 
 _watchers: list[Callable[[Started], None]] = []
+_running = False
+
+
+def running() -> bool:
+    """Whether a kernel is running right now: Triton's interpreter computes with torch itself."""
+    return _running
 
 
 @contextmanager
@@ -57,7 +63,16 @@ def launch_kernel(
         for watcher in _watchers:
             watcher(started)
     if not any(isinstance(value, torch.Tensor) and value.is_meta for value in arguments):
-        kernel[grid](*arguments, **constexprs, **options)
+        _run(kernel, grid, arguments, constexprs | options)
+
+
+def _run(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    global _running
+    _running = True
+    try:
+        kernel[grid](*arguments, **named)
+    finally:
+        _running = False
 
 
 def kernel_dtype(dtype: torch.dtype) -> Any:
