@@ -32,6 +32,12 @@ def noise(height, width):
     return torch.randint(0, 256, (1, 3, height, width), generator=torch.Generator().manual_seed(0)) / 255
 
 
+def ties(height, width):
+    """Colours whose chroma lies half way between two integers."""
+    odd = torch.randint(0, 64, (1, 1, height, width), generator=torch.Generator().manual_seed(0)) * 2 + 1
+    return torch.cat([0 * odd, odd * (odd < 64), odd], 1) / 255
+
+
 def levels(image):
     return (image * 255).round().int().cpu()
 
@@ -42,7 +48,7 @@ SIZES = [(1, 1), (8, 8), (7, 17), (25, 34), (61, 83), (250, 250)]
 
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("picture", [photograph, noise])
+@pytest.mark.parametrize("picture", [photograph, noise, ties])
 def test_the_reference_is_the_codec(picture, size, quality):
     image = picture(*size)
     assert torch.equal(levels(jpeg(image, quality, impl="reference")), levels(pillow(image, quality)[0]))
@@ -59,6 +65,7 @@ def test_the_reference_is_the_codec(picture, size, quality):
         (noise, (24, 200), 20),
         (noise, (17, 8), 100),
         (noise, (9, 65), 1),
+        (ties, (16, 24), 100),
     ],
 )
 def test_the_kernel_is_the_codec(picture, size, quality, device):

@@ -10,7 +10,9 @@ cores that are not used. Each file of kernels lists with ``variants()`` what its
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+import multiprocessing
 import os
 import pkgutil
 import re
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +181,8 @@ def compile_variant(variant: Variant, architecture: int) -> Compiled:
         attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if given[name] in _pointers(variant)},
     )
     options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    if variant.registers is not None:
+        options["maxnreg"] = variant.registers
     kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -205,10 +209,24 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([str(path), *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def compile_all(variants: Iterable[Variant]) -> Iterator[Compiled]:
-    for variant in variants:
-        for architecture in variant.architectures:
-            yield compile_variant(variant, architecture)
+def compile_all(keys: list[tuple[str, int]], processes: int) -> list[Compiled]:
+    """Compiles variants, given by name and architecture, several at a time."""
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        measured = pool.map(_measure, keys)
+        return [
+            Compiled(_by_name()[name], architecture, *m) for (name, architecture), m in zip(keys, measured, strict=True)
+        ]
+
+
+@functools.cache
+def _by_name() -> dict[str, Variant]:
+    return {variant.name: variant for variant in all_variants()}
+
+
+def _measure(key: tuple[str, int]) -> tuple[int, int, int, int, Counter[str]]:
+    """In a process of the pool; kernels themselves cannot be sent between processes."""
+    one = compile_variant(_by_name()[key[0]], key[1])
+    return one.registers, one.stack, one.local, one.shared, one.opcodes
 
 
 HEADER = """\
@@ -245,6 +263,13 @@ def drift(compiled: list[Compiled], text: str, complete: bool) -> list[str]:
     return found + [f"{' on '.join(key)}: in the table, but no kernel's variant" for key in stale]
 
 
+def table(compiled: list[Compiled], keep: dict[tuple[str, str], str], version: str) -> str:
+    """The table's file: rows of what was compiled, and of other variants those that are to be kept."""
+    rows = keep | {(one.variant.name, f"sm_{one.architecture}"): one.row() for one in compiled}
+    order = [(variant.name, f"sm_{arch}") for variant in all_variants() for arch in variant.architectures]
+    return HEADER.format(version=version) + "".join(f"{rows[key]}\n" for key in order if key in rows)
+
+
 def recorded_version(text: str) -> str | None:
     """The Triton that made a table: with another one the numbers differ, and only the gate can hold."""
     found = re.search(r"with Triton (\S+);", text)
@@ -257,38 +282,41 @@ def main(argv: list[str] | None = None) -> int:
     )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="the gate, and docs/kernels_aot.md against drift")
-    action.add_argument("--write", action="store_true", help="write docs/kernels_aot.md")
+    action.add_argument(
+        "--write", action="store_true", help="write docs/kernels_aot.md, or the rows of what is compiled"
+    )
     parser.add_argument("--only", default="", help="variants whose name contains this")
     parser.add_argument("--representative", action="store_true", help="one or two variants of each kernel")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that compile at once [all cores]")
     parser.add_argument("--archs", type=int, nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     arguments = parser.parse_args(argv)
     if not TRITON_INSTALLED or interpreted():
         print("error: needs triton, and TRITON_INTERPRET unset: pip install triton", file=sys.stderr)
         return 2
     partial = bool(arguments.only or arguments.representative or len(arguments.archs) < len(ARCHITECTURES))
-    if arguments.write and partial:
-        print("error: --write makes the whole table: leave --only, --representative and --archs out", file=sys.stderr)
-        return 2
+    text = TABLE.read_text() if TABLE.exists() else ""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # what a later Triton will ask for
 
     import triton
 
-    compiled: list[Compiled] = []
-    faults: list[str] = []
-    for variant in all_variants():
-        if arguments.only not in variant.name or (arguments.representative and not variant.representative):
-            continue
-        for architecture in (a for a in variant.architectures if a in arguments.archs):
-            compiled.append(compile_variant(variant, architecture))
-            faults += compiled[-1].faults()
-    if not compiled:
+    keys = [
+        (variant.name, architecture)
+        for variant in all_variants()
+        for architecture in variant.architectures
+        if arguments.only in variant.name
+        and (variant.representative or not arguments.representative)
+        and architecture in arguments.archs
+    ]
+    if not keys:
         print("error: no variant fits --only, --representative and --archs", file=sys.stderr)
         return 2
+    compiled = compile_all(keys, arguments.processes)
+    faults = [fault for one in compiled for fault in one.faults()]
     if arguments.write:
-        TABLE.write_text(HEADER.format(version=triton.__version__) + "".join(f"{one.row()}\n" for one in compiled))
-        print(f"{TABLE}: {len(compiled)} rows")
+        keep = table_rows(text) if partial and recorded_version(text) == triton.__version__ else {}
+        TABLE.write_text(table(compiled, keep, triton.__version__))
+        print(f"{TABLE}: {len(compiled)} rows written")
     else:
-        text = TABLE.read_text()
         if recorded_version(text) == triton.__version__:
             found = drift(compiled, text, complete=not partial)
             faults += [f"drift: {line}; run --write, and look at what changed" for line in found]

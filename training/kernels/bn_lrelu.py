@@ -137,23 +137,39 @@ def _like(x: Tensor) -> Tensor:
 # --- the operations ---------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("task_losses::bn_lrelu", mutates_args=())
+_INPUTS = "Tensor x, Tensor weight, Tensor bias"
+_BACKWARD_INPUTS = f"Tensor grad, {_INPUTS}, Tensor mean, Tensor var"
+_COTANGENTS = "Tensor of_dx, Tensor of_dw, Tensor of_db"
+_CONSTANTS = "float eps, float slope"
+_RESULTS = "-> (Tensor, Tensor, Tensor)"
+
+
+# Schemas are written out, as older versions of torch cannot read them from annotations that are strings.
+@torch.library.custom_op("task_losses::bn_lrelu", mutates_args=(), schema=f"({_INPUTS}, {_CONSTANTS}) {_RESULTS}")
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
     """y like x; mean and biased variance, (C,), in the accumulator's type."""
     function = _forward_kernels if _runs_kernels(x) else forward_formula
-    return function(_rows(x), weight, bias, eps, slope)
+    with torch.cuda.device_of(x):
+        return function(_rows(x), weight, bias, eps, slope)
 
 
-@torch.library.custom_op("task_losses::bn_lrelu_backward", mutates_args=())
+@torch.library.custom_op(
+    "task_losses::bn_lrelu_backward", mutates_args=(), schema=f"({_BACKWARD_INPUTS}, {_CONSTANTS}) {_RESULTS}"
+)
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by x, weight and bias, the last two in the accumulator's type."""
     function = _backward_kernels if _runs_kernels(x) else backward_formula
-    return function(_rows(grad), _rows(x), weight, bias, mean, var, eps, slope)
+    with torch.cuda.device_of(x):
+        return function(_rows(grad), _rows(x), weight, bias, mean, var, eps, slope)
 
 
-@torch.library.custom_op("task_losses::bn_lrelu_double_backward", mutates_args=())
+@torch.library.custom_op(
+    "task_losses::bn_lrelu_double_backward",
+    mutates_args=(),
+    schema=f"({_COTANGENTS}, {_BACKWARD_INPUTS}, Tensor dw, Tensor db, {_CONSTANTS}) {_RESULTS}",
+)
 def _double_backward(
     of_dx: Tensor,
     of_dw: Tensor,
@@ -172,7 +188,8 @@ def _double_backward(
     """Gradients of the backward operation's results by its grad, x and weight."""
     function = _double_backward_kernels if _runs_kernels(x) else double_backward_formula
     of_dx, grad, x = _rows(of_dx), _rows(grad), _rows(x)
-    return function(of_dx, of_dw, of_db, grad, x, weight, bias, mean, var, dw, db, eps, slope)
+    with torch.cuda.device_of(x):
+        return function(of_dx, of_dw, of_db, grad, x, weight, bias, mean, var, dw, db, eps, slope)
 
 
 @_forward.register_fake

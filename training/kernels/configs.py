@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
+from training.kernels.variants import ARCHITECTURES
+
 PRECISIONS = ("ieee", "tf32", "bf16")
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 MOST_CHANNELS = 64  # beyond, nobody has seen whether the tiles fit the registers
+# Of a thread, all that there are: with two programs of a few warps on a multiprocessor, none is left over for more.
+MOST_REGISTERS = 255
 _INTERPRETER = 0
 _MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 

@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
-from training.kernels.configs import Numerics, Tiles
+from training.kernels.configs import MOST_REGISTERS, Numerics, Tiles
 from training.kernels.launch import cdiv, kernel_dtype, launch_kernel, padded
 from training.kernels.optional_triton import jit, tl
 from training.kernels.prologue import Batch, Prologue, load_coefficients, load_row, load_values, seed_value
 
 _INTEGERS = [
     "height", "width", "total", "images", "per_kind", "first_tangent", "groups", "norms", "out_norms", "runs",
-    "weight_stride", "bias_stride",
+    "bias_stride",
 ]  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def conv3x3(
 def constants(
     inputs: int, outputs: int, read: str, write: str, padding: int, bias: bool, numerics: Numerics, tiles: Tiles
 ) -> dict[str, Any]:
-    """The compile-time arguments of a launch, and its warps."""
+    """The compile-time arguments of a launch, and its options."""
     return {
         "INPUTS": inputs,
         "OUTPUTS": outputs,
@@ -174,6 +174,7 @@ def constants(
         "PRECISION": "tf32" if numerics.dot == "tf32" else "ieee",
         "SUMS": kernel_dtype(numerics.sums),
         "warps": tiles.warps,
+        "registers": MOST_REGISTERS,
     }
 
 

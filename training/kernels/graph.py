@@ -116,7 +116,7 @@ class CriticIteration:
     def _capture(self) -> None:
         """Warms up, takes back what that changed, and captures."""
         assert not interpreted()
-        tensors = [p for of_run in self.parameters for p in of_run]
+        tensors: list[Tensor] = [p for of_run in self.parameters for p in of_run]
         tensors += [t for block in self.running for t in (block.mean, block.variance, block.batches)]
         before = [t.detach().clone() for t in tensors]
         stream = torch.cuda.Stream(self.real.device)

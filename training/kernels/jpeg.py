@@ -152,10 +152,12 @@ def _launch(image: Tensor, tables: Tensor) -> Tensor:
     pixels = image.float().contiguous()
     result = torch.empty_like(pixels)
     grid = (-(-width // TILE), -(-height // 16), images)
-    jpeg_kernel[grid](
-        pixels, result, _matrix(image.device), tables.contiguous(), height, width, *TO_YCC[0], *TO_YCC[1], *TO_YCC[2],
-        RED_OF_CR, GREEN_OF_CB, GREEN_OF_CR, BLUE_OF_CB, BITS, EXTRA, TILE, num_warps=WARPS, num_stages=1,
-    )  # fmt: skip
+    with torch.cuda.device_of(pixels):
+        jpeg_kernel[grid](
+            pixels, result, _matrix(image.device), tables.contiguous(), height, width,
+            *TO_YCC[0], *TO_YCC[1], *TO_YCC[2],
+            RED_OF_CR, GREEN_OF_CB, GREEN_OF_CR, BLUE_OF_CB, BITS, EXTRA, TILE, num_warps=WARPS, num_stages=1,
+        )  # fmt: skip
     return result.to(image.dtype)
 
 

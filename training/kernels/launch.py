@@ -12,16 +12,28 @@ from training.kernels.optional_triton import tl
 
 
 class Started(NamedTuple):
-    """A launch: the kernel, its grid, its run-time and its compile-time arguments by name, and its warps."""
+    """A launch.
+
+    Attributes:
+        kernel, grid: what runs, and how many programs.
+        arguments, constexprs: run-time and compile-time arguments by name.
+        options: the compiler's: ``num_warps`` and perhaps ``maxnreg``.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
     arguments: dict[str, Any]
     constexprs: dict[str, Any]
-    warps: int
+    options: dict[str, int]
 
 
 _watchers: list[Callable[[Started], None]] = []
+_running = False
+
+
+def running() -> bool:
+    """Whether a kernel is running right now: Triton's interpreter computes with torch itself."""
+    return _running
 
 
 @contextmanager
@@ -34,15 +46,33 @@ def watch(watcher: Callable[[Started], None]) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
-def launch_kernel(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constexprs: Any) -> None:
-    """Launches a kernel, whose parameters are tensors and integers, then compile-time constants by name."""
+def launch_kernel(
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, registers: int | None = None, **constexprs: Any
+) -> None:
+    """Launches a kernel.
+
+    Args:
+        arguments: tensors and integers, the kernel's first parameters.
+        registers: of a thread, at most; without a number the assembler trades spills for occupancy.
+        constexprs: the other parameters.
+    """
+    options = {"num_warps": warps} | ({} if registers is None else {"maxnreg": registers})
     if _watchers:
         names = [name for name in kernel.arg_names if name not in constexprs]
-        started = Started(kernel, grid, dict(zip(names, arguments, strict=True)), constexprs, warps)
+        started = Started(kernel, grid, dict(zip(names, arguments, strict=True)), constexprs, options)
         for watcher in _watchers:
             watcher(started)
     if not any(isinstance(value, torch.Tensor) and value.is_meta for value in arguments):
-        kernel[grid](*arguments, **constexprs, num_warps=warps)
+        _run(kernel, grid, arguments, constexprs | options)
+
+
+def _run(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    global _running
+    _running = True
+    try:
+        kernel[grid](*arguments, **named)
+    finally:
+        _running = False
 
 
 def kernel_dtype(dtype: torch.dtype) -> Any:

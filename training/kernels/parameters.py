@@ -76,6 +76,11 @@ class Layout:
     def total(self) -> int:
         return self.offset(self.depth - 1) + self.size(self.depth - 1) + 1
 
+    @property
+    def packed(self) -> int:
+        """Length of a row of packed weights: padded, so that every run's are as well aligned as the first's."""
+        return -(-self.total // 16) * 16
+
     def split(self, row: Tensor) -> list[Tensor]:
         """A row (total,) as views in the critic's order."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes()]
@@ -84,7 +89,7 @@ class Layout:
 
 def pack_reference(flat: Tensor, layout: Layout) -> Tensor:
     """The same in plain torch; what no weight fills is 0."""
-    packed = flat.new_zeros(len(flat), 2, layout.total)
+    packed = flat.new_zeros(len(flat), 2, layout.packed)
     for run, row in enumerate(flat):
         for layer in range(layout.depth):
             begin = layout.offset(layer)
@@ -102,14 +107,14 @@ def pack(flat: Tensor, layout: Layout) -> Tensor:
         flat: (runs, total).
 
     Returns:
-        (runs, 2, total): at a layer's offset, [0] its weights as (9, C, C') for the passes forward, [1] flipped as
+        (runs, 2, packed): at a layer's offset, [0] its weights as (9, C, C') for the passes forward, [1] flipped as
         (9, C', C) for the passes back.
     """
-    packed = flat.new_empty(len(flat), 2, layout.total)
+    packed = flat.new_empty(len(flat), 2, layout.packed)
     largest = max(layout.size(layer) for layer in range(layout.depth))
     launch_kernel(
         pack_kernel, (cdiv(largest, _BLOCK), layout.depth, len(flat)), flat, packed,
-        CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total, BLOCK=_BLOCK,
+        CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total, PACKED=layout.packed, BLOCK=_BLOCK,
     )  # fmt: skip
     return packed
 
@@ -126,7 +131,13 @@ def layer_place(layer, CHANNELS: tl.constexpr, DEPTH: tl.constexpr):
 
 @jit
 def pack_kernel(
-    flat_ptr, packed_ptr, CHANNELS: tl.constexpr, DEPTH: tl.constexpr, TOTAL: tl.constexpr, BLOCK: tl.constexpr
+    flat_ptr,
+    packed_ptr,
+    CHANNELS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    TOTAL: tl.constexpr,
+    PACKED: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Grid (blocks, layers, runs)."""
     layer = tl.program_id(1)
@@ -138,6 +149,6 @@ def pack_kernel(
     ci = number // 9 % inputs
     tap = number % 9
     weight = tl.load(flat_ptr + run * TOTAL + offset + number, mask=mask, other=0.0)
-    start = packed_ptr + run * 2 * TOTAL + offset
+    start = packed_ptr + run * 2 * PACKED + offset
     tl.store(start + (tap * inputs + ci) * outputs + co, weight, mask=mask)
-    tl.store(start + TOTAL + ((8 - tap) * outputs + co) * inputs + ci, weight, mask=mask)
+    tl.store(start + PACKED + ((8 - tap) * outputs + co) * inputs + ci, weight, mask=mask)

@@ -119,6 +119,8 @@ def check(
                 f"expected all tensors on {first.device} in {first.dtype}, got one on {tensor.device} in "
                 f"{tensor.dtype}; move it with .to(device, dtype)"
             )
+    if first.is_cuda and first.dtype != torch.float32:
+        raise ValueError(f"on a device the kernels take float32, got {first.dtype}; convert with .float()")
     arch = architecture(first.device)
     if not supported(arch):
         raise ValueError(

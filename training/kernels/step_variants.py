@@ -64,7 +64,9 @@ def _variant(started: Started, precision: str, arch: int) -> Variant:
     constexprs = started.constexprs
     products = "PRECISION" in constexprs
     name = _name(started, precision)
-    tile = f" {constexprs['BLOCK_HEIGHT']}x{constexprs['BLOCK_WIDTH']} w{started.warps}" if products else ""
+    tile = (
+        f" {constexprs['BLOCK_HEIGHT']}x{constexprs['BLOCK_WIDTH']} w{started.options['num_warps']}" if products else ""
+    )
     return Variant(
         name=name + tile,
         kernel=started.kernel,
@@ -73,7 +75,8 @@ def _variant(started: Started, precision: str, arch: int) -> Variant:
             for name, value in started.arguments.items()
         },
         constexprs=constexprs,
-        warps=started.warps,
+        warps=started.options["num_warps"],
+        registers=started.options.get("maxnreg"),
         stages=constexprs.get("STAGES", 1),
         tensor_core=products and precision != "ieee",
         architectures=(arch,),
@@ -83,7 +86,8 @@ def _variant(started: Started, precision: str, arch: int) -> Variant:
 
 def _name(started: Started, precision: str) -> str:
     """The kernel, and of its constants those that tell its launches apart."""
-    values, kernel = started.constexprs, started.kernel.__name__.removesuffix("_kernel")
+    values = started.constexprs
+    kernel = str(started.kernel.__name__).removesuffix("_kernel")
     if kernel == "conv3x3":
         kernel += f" {values['READ']}>{values['WRITE']} {values['INPUTS']}>{values['OUTPUTS']} {precision}"
     elif kernel == "wgrad":

@@ -24,6 +24,7 @@ class Variant:
         constexprs: values of the ``tl.constexpr`` parameters, by name.
         warps: warps of a program.
         stages: depth of software pipelining.
+        registers: of a thread, at most (``maxnreg``); None leaves it to the assembler.
         tensor_core: whether the variant claims to use tensor cores; the check demands their instructions then.
         architectures: those that it is meant for.
         representative: compiled in the default tests too, not only in the full check. One or two per kernel.
@@ -35,6 +36,7 @@ class Variant:
     constexprs: Mapping[str, Any]
     warps: int = 4
     stages: int = 2
+    registers: int | None = None
     tensor_core: bool = False
     architectures: tuple[int, ...] = ARCHITECTURES
     representative: bool = False

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
-from training.kernels.configs import Numerics, Tiles
+from training.kernels.configs import MOST_REGISTERS, Numerics, Tiles
 from training.kernels.launch import kernel_dtype, launch_kernel, padded
 from training.kernels.optional_triton import jit, tl
 from training.kernels.prologue import Batch, Prologue, load_coefficients, load_values, seed_value
@@ -85,7 +85,7 @@ def wgrad(
 def constants(
     inputs: int, outputs: int, loss: tuple[str, str], penalty: tuple[str, str], numerics: Numerics, tiles: Tiles
 ) -> dict[str, Any]:
-    """The compile-time arguments of a launch, and its warps."""
+    """The compile-time arguments of a launch, and its options."""
     return {
         "INPUTS": inputs,
         "OUTPUTS": outputs,
@@ -102,6 +102,7 @@ def constants(
         "PRECISION": "tf32" if numerics.dot == "tf32" else "ieee",
         "SUMS": kernel_dtype(numerics.sums),
         "warps": tiles.warps,
+        "registers": MOST_REGISTERS,
     }
 
 

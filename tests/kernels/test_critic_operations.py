@@ -1,0 +1,123 @@
+"""Each operation of the Triton step against its plain form in torch, on what a step gives it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
+
+from critic_cases import case, check
+
+from training.kernels import fold, parameters, penalty, reference, step, wgrad
+from training.kernels.conv3x3 import conv3x3_reference
+
+
+def folded(sums, kind):
+    """Partial sums (groups, programs, 3, C) as totals: (groups, 3, C)."""
+    if kind == "plain":
+        return sums.new_zeros(())
+    if kind != "statistics":
+        return sums.sum(1)
+    mean, square, count = sums.unbind(2)
+    total = count.sum(1)
+    centre = (mean * count).sum(1) / total
+    spread = (square + count * (mean - centre[:, None]).square()).sum(1)
+    return torch.stack([centre, spread, total], 1)
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12 * max(1.0, b.abs().max().item()))
+
+
+class Plain:
+    """The operations in plain torch, under the names and with the parameters that the step uses."""
+
+    def conv3x3(self, *arguments, bias=None):
+        *shared, _ = arguments  # without the tiles
+        return conv3x3_reference(*shared, bias=bias)
+
+    def wgrad(self, loss, penalty_term, partial, offset, batch, numerics, tiles):
+        weight = wgrad.wgrad_reference(loss, penalty_term, batch, numerics)
+        numbers = weight[0].numel()
+        partial[..., offset : offset + numbers] = 0
+        partial[:, 0, offset : offset + numbers] = weight.flatten(1)
+
+    pack = staticmethod(parameters.pack_reference)
+    between = staticmethod(penalty.between_reference)
+    penalty = staticmethod(penalty.penalty_reference)
+    fold_statistics = staticmethod(fold.fold_statistics_reference)
+    fold_sums = staticmethod(fold.fold_sums_reference)
+    fold_weights = staticmethod(fold.fold_weights_reference)
+    fold_losses = staticmethod(fold.fold_losses_reference)
+
+
+NAMES = [name for name in vars(Plain) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
+@pytest.mark.parametrize(
+    ("channels", "images", "size"), [(8, 3, (11, 11)), (32, 1, (26, 39)), (16, 2, (25, 25)), (8, 1, (17, 250))]
+)
+def test_step_of_the_plain_operations_is_the_reference(channels, images, size, shared, monkeypatch):
+    """Neither Triton nor its interpreter is in it: the decomposition of the step into operations is right."""
+    for name in NAMES:
+        monkeypatch.setattr(step, name, getattr(Plain(), name))
+    monkeypatch.setattr(step, "interpreted", lambda: True)  # these operations do take tensors on the CPU
+    problem = case(channels, images, size)
+    result = step.critic_gradients(*problem, 10.0, shared)
+    check(result, reference.critic_gradients(*problem, 10.0, shared), 1e-12)
+
+
+@pytest.mark.interpreter
+def test_every_launch_of_a_step_is_its_plain_form(monkeypatch):
+    """Two images, statistics apart: all kinds of prologue and epilogue, with real data in them."""
+    launched, plain, seen = {name: getattr(step, name) for name in NAMES}, Plain(), set()
+
+    def both(name):
+        def run(*arguments, **named):
+            seen.add(name)
+            result = launched[name](*arguments, **named)
+            copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
+            if name == "fold_sums" and len(copies) > 3:
+                copies[3] = dataclasses.replace(copies[3], flat=copies[3].flat.clone())
+            expected = getattr(plain, name)(*copies, **named)
+            if name == "conv3x3":
+                kind = arguments[2].kind
+                seen.add(kind)
+                seen.add(arguments[0].kind)
+                close(result[0], expected[0])
+                close(folded(result[1], kind), folded(expected[1], kind))
+            elif name == "penalty":
+                close(result[0], expected[0])
+                close(result[1].sum(1), expected[1].sum(1))
+            elif name == "wgrad":
+                numbers = 9 * arguments[0][0].shape[3] * arguments[0][1].shape[3]
+                place = slice(arguments[3], arguments[3] + numbers)
+                close(arguments[2][..., place].sum(1), copies[2][..., place].sum(1))
+            elif name == "fold_weights":
+                filled = ~copies[1].isnan()
+                close(arguments[1][filled], copies[1][filled])
+            elif name == "fold_sums":
+                close(result[0], expected[0])
+                close(result[1], expected[1])
+            elif name == "pack":
+                layout = arguments[1]
+                for layer in range(layout.depth):
+                    place = slice(layout.offset(layer), layout.offset(layer) + layout.size(layer))
+                    close(result[..., place], expected[..., place])
+            else:
+                close(result, expected)
+            return result
+
+        return run
+
+    for name in NAMES:
+        monkeypatch.setattr(step, name, both(name))
+    problem = case(8, 2, (11, 14))
+    result = step.critic_gradients(*problem, 10.0, False)
+    check(result, reference.critic_gradients(*problem, 10.0, False), 1e-12)
+    assert seen == {
+        *NAMES, "raw", "activation", "tangent", "gradient", "adjoint", "penalty", "distance",
+        "plain", "statistics", "masked", "sums",
+    }  # fmt: skip

@@ -1,0 +1,233 @@
+"""The Triton step is the reference, in every output; the reference is autograd's double backward elsewhere."""
+
+import dataclasses
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
+
+from critic_cases import case, check, named
+
+from training.kernels import reference
+from training.kernels.graph import CriticIteration
+from training.kernels.launches import count, eager
+from training.kernels.optional_triton import interpreted
+from training.kernels.parameters import Layout
+from training.kernels.step import critic_gradients, critic_gradients_of_runs, launch_step, stack, unpack
+from training.networks import Discriminator
+from training.objectives import critic_loss
+
+# channels, images, height, width, shared statistics; steps of 8 and 16 channels are in the other tests
+QUICK = [(64, 1, 11, 11, True)]
+FULL = [
+    (channels, images, *size, shared)
+    for channels, images, size in (
+        (8, 3, (11, 11)),
+        (16, 1, (25, 25)),
+        (32, 2, (25, 25)),
+        (32, 1, (26, 39)),
+        (8, 2, (26, 39)),
+        (16, 1, (63, 97)),
+        (64, 2, (13, 17)),
+        (64, 1, (26, 39)),
+        (8, 1, (17, 250)),
+        (32, 3, (11, 12)),
+    )
+    for shared in (True, False)
+]
+SHARED = pytest.mark.parametrize(
+    "shared", [pytest.param(True, id="shared"), pytest.param(False, marks=pytest.mark.slow, id="apart")]
+)
+
+
+@pytest.fixture(autouse=True)
+def without_overflow_checks(monkeypatch):
+    """Triton's interpreter repeats all its 32-bit arithmetic in 64 bits: a quarter of the time, and sizes are small."""
+    from triton.runtime import interpreter
+
+    if interpreted():
+        builder = interpreter.interpreter_builder
+        monkeypatch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize(
+    "setting", [*QUICK, *(pytest.param(f, marks=pytest.mark.slow) for f in FULL)], ids=lambda s: "-".join(map(str, s))
+)
+def test_step_is_the_reference(setting):
+    channels, images, *size, shared = setting
+    problem = case(channels, images, size)
+    check(critic_gradients(*problem, 10.0, shared), reference.critic_gradients(*problem, 10.0, shared), 1e-12)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.slow
+def test_step_with_the_tiles_of_a_gpu(arch):
+    parameters, real, fake, mix = case(16, 1, (13, 30))
+    layout, flat = Layout.of(parameters), torch.cat([p.flatten() for p in parameters])[None]
+    settings = flat.new_tensor([[mix, 10.0]])
+    launched = launch_step(flat, layout, stack([real]), stack([fake]), settings, True, arch=arch)
+    check(unpack(launched, layout, 0), reference.critic_gradients(parameters, real, fake, mix, 10.0), 1e-12)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize(
+    "kind", ["constant", pytest.param("zero", marks=pytest.mark.slow), pytest.param("dead", marks=pytest.mark.slow)]
+)
+def test_degenerate_maps(kind):
+    """Images without contrast and channels of variance 0; images of zeros; no gradient at any pixel."""
+    parameters, real, fake, mix = case(8, 1, (11, 12))
+    if kind == "constant":
+        real, fake = torch.full_like(real, 0.25), torch.full_like(fake, 0.75)
+        for convolution in parameters[:12:3]:
+            convolution[:3] = 0
+    elif kind == "zero":
+        real, fake = torch.zeros_like(real), torch.zeros_like(fake)
+    else:
+        parameters[0] = torch.zeros_like(parameters[0])
+    result = critic_gradients(parameters, real, fake, mix, 10.0)
+    right = reference.critic_gradients(parameters, real, fake, mix, 10.0)
+    # What should be 0 is noise in both; its measure is the largest gradient. Maps without any contrast divide it by
+    # sqrt(eps), block after block.
+    check(result, right, 1e-10 if kind == "zero" else 1e-12, floor=max(g.abs().max().item() for g in right.parameters))
+
+
+@pytest.mark.interpreter
+@SHARED
+def test_runs_in_one_batch_are_the_separate_runs_bit_for_bit(shared):
+    problems = [case(8, 1, (11, 11), seed=seed) for seed in range(2)]
+    together = critic_gradients_of_runs(*map(list, zip(*problems, strict=True)), 10.0, shared)
+    check(together[0], reference.critic_gradients(*problems[0], 10.0, shared), 1e-12)
+    alone = critic_gradients(*problems[1], 10.0, shared)
+    pairs = zip(named(together[1]).values(), named(alone).values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("ieee", 1e-9, 1e-4), ("tf32", 1e-5, 0.005), ("bf16", 1e-4, 0.03)]
+)
+@pytest.mark.slow
+def test_rounding_stays_within_its_bound(precision, least, most):
+    """Emulated: operands of 24, 11 and 8 bits through 5 layers, 4 passes and masks that may flip. Euclidean norm."""
+    result = critic_gradients(*case(8, 1, (11, 13), torch.float32), 0.1, True, precision)
+    right = reference.critic_gradients(*case(8, 1, (11, 13)), 0.1)
+    mine, theirs = (torch.cat([g.double().flatten() for g in r.parameters]) for r in (result, right))
+    error = (mine - theirs).norm() / theirs.norm()
+    assert least < error < most, f"{error:.1e}"
+
+
+@pytest.mark.interpreter
+@SHARED
+def test_updates_are_those_of_autograd_and_few_launches(shared):
+    """Parameters after two updates, running statistics, losses; and what an update launches."""
+    critics = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        critics.append(Discriminator(8).double())
+    mine, plain = critics
+    settings = {"lr": 1e-3, "betas": (0.5, 0.999)}
+    iteration = CriticIteration([mine], 1, (11, 11), penalty_weight=10.0, shared_norm=shared, **settings)
+    optimizer = torch.optim.Adam(plain.parameters(), **settings)
+    for seed in range(2):
+        _, real, fake, mix = case(8, 1, (11, 11), seed=seed)
+        loss = critic_loss(plain, real, fake, mix, 10.0, shared)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        counts = count(lambda real=real, fake=fake, mix=mix: iteration([real], [fake], [mix]))
+        torch.testing.assert_close(
+            iteration.losses[0], torch.stack([loss.distance, loss.penalty]).detach(), rtol=1e-12, atol=1e-12
+        )
+    for name, value in plain.state_dict().items():
+        # Adam divides by the gradient's size: rounding in the last bias, whose gradient is 0, moves it freely.
+        if name != "last.bias":
+            torch.testing.assert_close(
+                mine.state_dict()[name], value, rtol=1e-9, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    assert counts["conv3x3_kernel"] == 18
+    assert sum(counts.values()) <= 50
+
+
+def test_eager_step_takes_hundreds_of_launches():
+    assert sum(eager().values()) > 400
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, r, f: (p[:-1], r, f), "expected the parameters of a Discriminator"),
+        (lambda p, r, f: (p, r[:, :, :10], f[:, :, :10]), "at least 11"),
+        (lambda p, r, f: (p, r, f[:, :, :11]), "one shape"),
+        (lambda p, r, f: (p, r.float(), f), "torch.float64, got one"),
+        (lambda p, r, f: ([t.half() for t in p], r.half(), f.half()), "float32 parameters, got torch.float16"),
+        (lambda p, r, f: (list(Discriminator(80).double().parameters()), r, f), "at most 64 channels, got 80"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    parameters, real, fake, mix = case(8, 1, (12, 12))
+    with pytest.raises(ValueError, match=message):
+        critic_gradients(*change(parameters, real, fake), mix, 10.0)
+
+
+def test_runs_must_be_alike():
+    first, second = case(8, 1, (11, 11)), case(16, 1, (11, 11))
+    with pytest.raises(ValueError, match="run 0 has Layout"):
+        critic_gradients_of_runs(*map(list, zip(first, second, strict=True)), 10.0)
+    with pytest.raises(ValueError, match="as many"):
+        critic_gradients_of_runs([first[0]], [first[1]] * 2, [first[2]], [0.5], 10.0)
+
+
+def test_a_plain_process_says_that_the_tensors_are_in_the_wrong_place():
+    if interpreted():
+        pytest.skip("the interpreter takes tensors on the CPU")
+    with pytest.raises(ValueError, match="run on CUDA tensors, got tensors on cpu"):
+        critic_gradients(*case(8, 1, (11, 11)), 10.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "bound"), [("ieee", 1e-3), ("tf32", 0.02), ("bf16", 0.1)])
+@pytest.mark.parametrize(("channels", "images", "size"), [(8, 3, (11, 11)), (32, 1, (63, 97)), (64, 2, (17, 250))])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
+def test_step_on_a_device(channels, images, size, precision, bound, shared):
+    """Euclidean norm over all gradients: where rounding moves an activation across the kink, single numbers jump."""
+    device = need_cuda()
+    problem, exact = (case(channels, images, size, dtype) for dtype in (torch.float32, torch.float64))
+    parameters, real, fake, mix = problem
+    inputs = [p.to(device) for p in parameters], real.to(device), fake.to(device), mix, 0.1, shared, precision
+    result, right = critic_gradients(*inputs), reference.critic_gradients(*exact, 0.1, shared)
+    gradients = [torch.cat([g.double().cpu().flatten() for g in r.parameters]) for r in (result, right)]
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < bound
+    again = critic_gradients(*inputs)
+    assert all(torch.equal(a, b) for a, b in zip(named(result).values(), named(again).values(), strict=True))
+
+
+@pytest.mark.gpu
+def test_captured_update_is_the_uncaptured_one():
+    device = need_cuda()
+    critics = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        critics.append(Discriminator(16).to(device))
+    captured, plain = (
+        CriticIteration([critic], 1, (25, 34), lr=1e-3, betas=(0.5, 0.999), penalty_weight=0.1) for critic in critics
+    )
+    assert captured.graph is not None
+    plain.graph = None
+    for seed in range(3):
+        _, real, fake, mix = case(16, 1, (25, 34), torch.float32, seed=seed)
+        losses = [update([real.to(device)], [fake.to(device)], [mix]).clone() for update in (captured, plain)]
+        assert torch.equal(*losses)
+        captured.set_lr(1e-4)
+        plain.set_lr(1e-4)
+    for name, value in critics[1].state_dict().items():
+        assert torch.equal(critics[0].state_dict()[name], value), name
+
+
+def need_cuda():
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    return torch.device("cuda")
