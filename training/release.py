@@ -23,7 +23,7 @@ from training.run_folder import RunFolder
 RECIPES: dict[str, list[str]] = {
     "sr": ["--channels", "24", "--distance", "absolute", "--taps", "1", "4", "--wiener", "0"],
     "denoise": ["--no-upscale"],
-    "jpeg": ["--no-upscale"],
+    "jpeg": ["--no-upscale", "--image-share", "0.75"],
 }
 
 
