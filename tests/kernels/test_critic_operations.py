@@ -57,7 +57,7 @@ NAMES = [name for name in vars(Plain) if not name.startswith("_")]
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
 @pytest.mark.parametrize(
-    ("channels", "images", "size"), [(8, 3, (11, 11)), (32, 1, (26, 39)), (64, 2, (25, 25)), (8, 1, (17, 250))]
+    ("channels", "images", "size"), [(8, 3, (11, 11)), (32, 1, (26, 39)), (16, 2, (25, 25)), (8, 1, (17, 250))]
 )
 def test_step_of_the_plain_operations_is_the_reference(channels, images, size, shared, monkeypatch):
     """Neither Triton nor its interpreter is in it: the decomposition of the step into operations is right."""
