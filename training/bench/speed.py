@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from task_losses import JPEGLoss
+from task_losses import JPEGLoss, SRLoss
 from training.bench.reference import AuthorsLoss
 from training.provenance import machine
 
@@ -62,7 +62,8 @@ class VGGLoss(nn.Module):
 
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
-    "ours": lambda: JPEGLoss(pretrained=False),
+    "ours": lambda: JPEGLoss(pretrained=False),  # DenoiseLoss has the same shape
+    "ours, SRLoss": lambda: SRLoss(pretrained=False),
     "ours, every discriminator at full resolution": lambda: JPEGLoss(pretrained=False, resolution="full"),
     "VGG16, 4 blocks": VGGLoss,
     "authors' algorithm": AuthorsLoss,
