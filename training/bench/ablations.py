@@ -66,7 +66,7 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
         {"taps": (0, 2), "distance": "squared"},
         {"taps": (0, 3), "distance": "squared"},
     ],
-    "share": [{"image_share": share} for share in (0.1, 0.25, 0.75, 0.9)],
+    "share": [{"image_share": share} for share in (0.1, 0.25, 0.5, 0.75, 0.9)],
     "range": [{"input_range": (-1.0, 1.0)}],
     "penalty": [{"penalty_weight": 0.01}, {"penalty_weight": 1.0}, {"penalty_weight": 10.0}],
     "strength": [
