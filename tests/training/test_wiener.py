@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from training.config import Config
+from training.distortions import make_adversary, make_distortion
 from training.images import open_image
 from training.wiener import wiener_restored
 
@@ -39,3 +41,18 @@ def test_flat_images_have_a_solution():
     flat = torch.full((1, 3, 16, 16), 0.5)
     assert torch.allclose(wiener_restored(flat, flat, 5), flat, atol=1e-3)
     assert wiener_restored(torch.zeros(1, 3, 16, 16), flat, 5).isfinite().all()
+
+
+@pytest.mark.parametrize("side", [0, 3])
+def test_the_adversary_restores_what_was_distorted_if_the_recipe_says_so(image, side):
+    config = Config(task="denoise", wiener=side)
+    distorted = make_distortion(config)(image, torch.Generator().manual_seed(0))
+    expected = wiener_restored(distorted, image, 3) if side else distorted
+    assert torch.equal(make_adversary(config)(image, image, torch.Generator().manual_seed(0)), expected)
+    assert not torch.equal(wiener_restored(distorted, image, 3), distorted)
+
+
+@pytest.mark.parametrize("side", [-1, 4])
+def test_an_impossible_window_is_refused(side):
+    with pytest.raises(ValueError, match="wiener must be an odd number of pixels"):
+        Config(wiener=side)
