@@ -16,15 +16,18 @@ AXES = ("psnr", "stlpips")  # where trade-offs are compared: fidelity and percep
 INTERVAL_NOTE = "mean [95 % interval], **bold** where zero is outside"
 
 
-def render(rows_of_tasks: Mapping[str, Rows], conditions: Conditions, baselines: Sequence[str]) -> str:
+def render(
+    rows_of_tasks: Mapping[str, Rows], conditions: Conditions, baselines: Sequence[str], costs: bool = True
+) -> str:
     """For each task a table of means and costs, and the differences to each baseline.
 
     Args:
         baselines: labels of rows to compare with; those that a task lacks are left out.
+        costs: as the cells noted them, with whatever else the machine did.
     """
     parts = []
     for task, rows in rows_of_tasks.items():
-        parts += [f"## {heading(task, conditions)}", _means(rows, conditions.metrics)]
+        parts += [f"## {heading(task, conditions)}", means(rows, conditions.metrics, costs)]
         if any(_change(row, name) is not None for row in rows.values() for name in CURVE_METRICS):
             parts += ["Change over the last third of the steps, on the curve's crops (do the results settle?):"]
             parts += [_settling(rows)]
@@ -42,13 +45,15 @@ def heading(task: str, conditions: Conditions) -> str:
     return f"{task} ({'mean of levels' if len(levels) > 1 else 'level'} {', '.join(map(str, levels))})"
 
 
-def _means(rows: Rows, metrics: Sequence[str]) -> str:
-    head = ["loss", "seeds", *map(column_title, metrics), "loss s/step", "loss MB", "s/step", "MB"]
+def means(rows: Rows, metrics: Sequence[str], costs: bool = False) -> str:
+    """A table of every row's mean scores and, if wanted, its costs."""
+    noted = {"loss_seconds": ("loss s/step", 3), "loss_memory_mb": ("loss MB", 0), "seconds": ("s/step", 3),
+             "memory_mb": ("MB", 0)} if costs else {}  # fmt: skip
+    head = ["loss", "seeds", *map(column_title, metrics), *(title for title, _ in noted.values())]
     lines = []
     for row in rows.values():
-        means = ((row.mean(name), METRICS[name].digits) for name in metrics)
-        costs = (("loss_seconds", 3), ("loss_memory_mb", 0), ("seconds", 3), ("memory_mb", 0))
-        figures = [*means, *((row.median(name), digits) for name, digits in costs)]
+        scores = ((row.mean(name), METRICS[name].digits) for name in metrics)
+        figures = [*scores, *((row.median(name), digits) for name, (_, digits) in noted.items())]
         shown = ["" if value is None else f"{value:.{digits}f}" for value, digits in figures]
         lines.append([f"`{row.label}`", str(len(row.seeds)), *shown])
     return table(head, lines)

@@ -74,8 +74,13 @@ def render_verdicts(
             name = f"## {heading(task, conditions)}: `{ours[task]}`"
             parts += [name, table(["against", "claim", "measured", "seeds", "holds"], lines)]
     if speed is not None:
-        parts += ["## cost", table(["claim", "measured", "holds"], _cost(json.loads(speed.read_text())))]
+        parts += ["## cost", render_cost(speed)]
     return "\n\n".join(parts) + "\n"
+
+
+def render_cost(speed: Path) -> str:
+    """The claims about cost alone; ``speed`` as for :func:`render_verdicts`."""
+    return table(["claim", "measured", "holds"], _cost(json.loads(speed.read_text())))
 
 
 def _lines(task: str, rows: Rows, ours: Mapping[str, str]) -> Iterator[Line]:
