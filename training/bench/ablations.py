@@ -101,6 +101,8 @@ def variants(task: str, question: str) -> Iterator[tuple[dict[str, Any], Variant
     for changes in QUESTIONS[question]:
         if any(OF_ONE_TASK.get(name, task) != task for name in changes):
             continue
+        if "image_share" in changes and 0 not in recipe.taps:  # nothing to share with
+            continue
         try:
             variant = Variant.of(recipe, changes)
         except ValueError as error:  # such as super-resolution from a level that was not upscaled
