@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -104,7 +106,7 @@ def weights_of(variant: Variant, runs: Path) -> Path:
     if weighing == {name: getattr(Variant, name) for name in weighing}:
         return path
     data = reweighted(path.read_bytes(), **weighing)
-    result = runs / f"{config.task}-reweighted-{short_hash({'base': path.stem, **weighing})}.safetensors"
+    result = runs / f"{config.task}-reweighted-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
     runs.mkdir(parents=True, exist_ok=True)
     export.write_whole(result, data)
     return result
@@ -125,6 +127,7 @@ def _trained(config: Config, method: Mapping[str, Any], runs: Path) -> Path:
         if not path.is_file():
             checkpoint = folder.load_checkpoint() if folder.checkpoint_path.exists() else None
             if checkpoint is None:
+                shutil.rmtree(folder.path, ignore_errors=True)  # what a kill before the first checkpoint left
                 folder.create(config)
             else:
                 folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
