@@ -6,7 +6,7 @@ loss has the size of a sum of pixel losses whatever the training was, and featur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,29 +20,41 @@ DRAWS = 8  # of the distortion's strength, at each scale
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
-@torch.no_grad()
-def feature_scale(discriminators: Sequence[Layers], config: Config) -> float:
+def feature_scale(
+    discriminators: Sequence[Layers], config: Config, kind: type[FrozenDiscriminator] = FrozenDiscriminator
+) -> float:
     """The factor for all features that gives them their share of the loss on the training image.
 
     With the image among the taps its share is ``image_share``; without it the features weigh as much as it would.
 
     Args:
         discriminators: folded layers of each scale.
+        kind: what compares the features.
     """
     of_image = of_features = 0.0
-    above = tuple(tap for tap in config.taps if tap > 0)
-    source, _ = open_image(config.image, config.image_licence)
-    for layers, (start, level) in zip(discriminators, starts_and_levels(source, config), strict=True):
-        adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
-        features = FrozenDiscriminator(layers, above, config.distance)
-        image = FrozenDiscriminator(layers, (0,), config.distance)
-        for _ in range(DRAWS):
-            distorted = adversary(start, level, draws)
-            of_features += features.distance(distorted, level).item()
-            of_image += image.distance(distorted, level).item()
+    for _, image, features in distances(discriminators, config, kind):
+        of_image += image
+        of_features += features
     share = config.image_share if 0 in config.taps else 0.5
     factor = of_image / of_features * (1 - share) / share
     return factor**0.5 if config.distance == "squared" else factor
+
+
+@torch.no_grad()
+def distances(
+    discriminators: Sequence[Layers], config: Config, kind: type[FrozenDiscriminator] = FrozenDiscriminator
+) -> Iterator[tuple[int, float, float]]:
+    """Scale, distance of the images and of the features, of each of ``DRAWS`` distorted training images a scale."""
+    above = tuple(tap for tap in config.taps if tap > 0)
+    source, _ = open_image(config.image, config.image_licence)
+    pairs = zip(discriminators, starts_and_levels(source, config), strict=True)
+    for scale, (layers, (start, level)) in enumerate(pairs):
+        adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
+        features = kind(layers, above, config.distance)
+        image = FrozenDiscriminator(layers, (0,), config.distance)
+        for _ in range(DRAWS):
+            distorted = adversary(start, level, draws)
+            yield scale, image.distance(distorted, level).item(), features.distance(distorted, level).item()
 
 
 def scaled(layers: Layers, factor: float) -> list[tuple[Tensor, Tensor]]:

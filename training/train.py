@@ -16,8 +16,8 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Course
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from tqdm import tqdm
 from training.config import Config, add_flags, given_settings
 from training.distortions import make_adversary, make_distortion, uniform
 from training.images import open_image, pyramid, resize_clipped
-from training.kernels import Judged, Request, choose
+from training.kernels import Judged, Request, Step, choose
 from training.networks import Discriminator, Generator, Network
 from training.objectives import generator_loss
 from training.provenance import machine
@@ -45,8 +45,16 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
     train_together([(config, folder, checkpoint)])
 
 
-def train_together(runs: Sequence[Run]) -> None:
+def train_together(
+    runs: Sequence[Run],
+    step: Step | None = None,
+    make_scale: Callable[[Config, int, torch.device], Scale] | None = None,
+) -> None:
     """Several runs, whose critics make their steps together; each ends with the same weights as by itself.
+
+    Args:
+        step: what makes the critics' steps, for objectives other than WGAN-GP's; None: as the settings choose.
+        make_scale: from settings, scale and device, for another treatment of the critics; None: :class:`Scale`.
 
     Raises:
         ValueError: the back end that they ask for cannot be used here.
@@ -54,10 +62,12 @@ def train_together(runs: Sequence[Run]) -> None:
     """
     torch.backends.cudnn.allow_tf32 = False  # the penalty's second derivatives feel TF32's 10-bit mantissa
     config = runs[0][0]
-    step, reason = choose(config.kernels, torch.device(device_name(config.device)), config.architecture.channels)
+    reason = "autograd: of another objective"
+    if step is None:
+        step, reason = choose(config.kernels, torch.device(device_name(config.device)), config.architecture.channels)
     print(f"kernels: {reason}", file=sys.stderr)
     kernels = reason.split(":")[0]
-    courses = [course(*run, kernels, show_progress=index == 0) for index, run in enumerate(runs)]
+    courses = [course(*run, kernels, make_scale or Scale, show_progress=index == 0) for index, run in enumerate(runs)]
     answers: list[Judged | None] = [None] * len(courses)
     while courses:
         requests, going = [], []
@@ -69,12 +79,18 @@ def train_together(runs: Sequence[Run]) -> None:
 
 
 def course(
-    config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None, kernels: str, show_progress: bool = True
+    config: Config,
+    folder: RunFolder,
+    checkpoint: dict[str, Any] | None,
+    kernels: str,
+    make_scale: Callable[[Config, int, torch.device], Scale],
+    show_progress: bool = True,
 ) -> Course[Request, Judged | None, None]:
     """One run of phase 1: yields the critic's steps that it needs, and wants their losses sent back.
 
     Args:
         kernels: what makes the steps, for the record.
+        make_scale: see :func:`train_together`.
     """
     device = torch.device(device_name(config.device))
     source, _ = open_image(config.image, config.image_licence)
@@ -110,7 +126,7 @@ def course(
 
     while scale < config.scales:
         progress.set_description(f"scale {scale + 1}/{config.scales}")
-        current = Scale(config, scale, device)
+        current = make_scale(config, scale, device)
         if state is not None:  # a checkpoint's, or the coarser scale's
             current.load_state(state, same_scale=step > 0)
         real = levels[scale]
@@ -133,7 +149,7 @@ def course(
         # With a generator the next scale builds on its output, otherwise on the true level.
         coarser = attempt if config.generator else real
         state = current.state()
-        finished.append({name: value.cpu() for name, value in state["discriminator"].items()})
+        finished.append({name: value.cpu() for name, value in current.outcome().items()})
         scale, step = scale + 1, 0
         save(state)
     progress.close()
@@ -206,6 +222,10 @@ class Scale:
             low, high = self.config.input_range
             distorted = (self.networks["generator"](self._to_range(distorted)) - low) / (high - low)
         return distorted.clamp(0, 1)
+
+    def outcome(self) -> dict[str, Tensor]:
+        """The state of the critic that the loss is made from."""
+        return self.networks["discriminator"].state_dict()
 
     def state(self) -> dict[str, Any]:
         networks = {name: network.state_dict() for name, network in self.networks.items()}

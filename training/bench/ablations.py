@@ -4,7 +4,9 @@
         [--tasks jpeg] [--questions adversary width] [--steps 120] [--crop 192]
 
 For each variant: train, export, fine-tune a restoration network with it (a cell of ``training.bench.quality``, in the
-same results folder), measure. Runs, weights and cells that are there are not made again. Writes ``ablations.md``.
+same results folder), measure. Runs, weights and cells that are there are not made again. Writes one file a task and
+question, ``ablations-TASK-QUESTION.json``, and ``ablations.md``, which shows all that the folder holds. Processes with
+different questions can work on one folder.
 """
 
 from __future__ import annotations
@@ -15,24 +17,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training import export, train
 from training.bench import peers
-from training.bench.cells import Cell, Study, Test
+from training.bench.cells import Cell, Study, Test, write_json
 from training.bench.data import TASKS, read_folders
-from training.bench.peers import OURS
-from training.bench.restoration import short_hash
 from training.bench.rows import add_condition_flags, conditions_of
 from training.bench.statistics import Interval, Scores, paired_difference
 from training.bench.tables import column_title, shown, table
-from training.config import INDIFFERENT, Config
-from training.run_folder import RunFolder
+from training.bench.variants import Variant, loss_of, released
 
-# Question -> variants, each the settings in which it differs from the task's released recipe.
+# Question -> variants, each what is changed of the task's released recipe: settings, or attributes of Variant.
 QUESTIONS: dict[str, list[dict[str, Any]]] = {
     "adversary": [
         {"wiener": 0},
@@ -46,6 +45,7 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
     "steps": [{"steps": 25}, {"steps": 50}, {"steps": 200}, {"steps": 400}],
     "updates": [{"critic_updates": 3, "steps": 34}],
     "width": [{"channels": (width,)} for width in (8, 16, 24, 32, 48, 64)],
+    "finest": [{"channels": (width,) * 7 + (last,)} for width, last in ((32, 24), (32, 16), (24, 16), (16, 32))],
     "pyramid": [
         {"longest_side": 120},
         {"longest_side": 280},
@@ -77,46 +77,39 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
         {"noise_sigma": (5.0, 25.0)},
         {"noise_sigma": (40.0, 80.0)},
     ],
-    "image": [{"image": f"skimage:{name}"} for name in ("astronaut", "coffee", "rocket", "cat", "retina")],
-    "seed": [{"seed": seed} for seed in (1, 2, 3)],
+    "image": [{"image": f"skimage:{name}"} for name in ("astronaut", "coffee", "rocket")],
+    # The first is the released recipe itself, trained again: what other kernels and versions make of it.
+    "seed": [{"anew": True}, *({"seed": seed} for seed in (1, 2, 3))],
+    "objective": [{"objective": "hinge", "spectral_norm": True}, {"objective": "hinge"}],
+    "average": [{"average": 0.9}, {"average": 0.98}],
+    "normalisation": [{"unit_features": True}],
+    "weights": [
+        *({"scale_growth": growth} for growth in (0.5, 0.71, 1.41, 2.0)),
+        {"equal_scales": True},
+        {"tap_weights": (1.0, 3.0)},
+        {"tap_weights": (3.0, 1.0)},
+    ],
+    "resolution": [{"resolution": "full"}],
 }
 OF_ONE_TASK = {"jpeg_quality": "jpeg", "noise_sigma": "denoise"}
 SEED = 0  # of the fine-tuning
 
 
-def released(task: str) -> Config:
-    """The recipe of the released weights."""
-    return Config.from_dict(OURS[task]().weights_info["config"])
-
-
-def variants(task: str, questions: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], Config]]:
-    """Question, changed settings and configuration; what the recipe has already is left out."""
-    recipe = asdict(released(task))
-    for question, changes in ((name, changes) for name in questions for changes in QUESTIONS[name]):
-        elsewhere = any(OF_ONE_TASK.get(name, task) != task for name in changes)
-        if elsewhere or all(recipe[name] == value for name, value in changes.items()):
+def variants(task: str, question: str) -> Iterator[tuple[dict[str, Any], Variant]]:
+    """What is changed, and the result; what the recipe has already is left out."""
+    recipe = released(task)
+    for changes in QUESTIONS[question]:
+        if any(OF_ONE_TASK.get(name, task) != task for name in changes):
+            continue
+        if "image_share" in changes and 0 not in recipe.taps:  # nothing to share with
             continue
         try:
-            yield question, changes, Config.from_dict({**recipe, **changes})
+            variant = Variant.of(recipe, changes)
         except ValueError as error:  # such as super-resolution from a level that was not upscaled
             print(f"{task} {changes}: left out: {error}", file=sys.stderr)
-
-
-def weights_of(config: Config, runs: Path) -> Path:
-    """The weight file of a configuration, trained and exported first if need be."""
-    settings = {name: value for name, value in asdict(config).items() if name not in INDIFFERENT}
-    form = {name: settings.pop(name) for name in export.FORM}
-    folder = RunFolder(runs / f"{config.task}-{short_hash(settings)}")
-    path = folder.path / f"{short_hash(form)}.safetensors"
-    if not path.is_file():
-        checkpoint = folder.load_checkpoint() if folder.checkpoint_path.exists() else None
-        if checkpoint is None:
-            folder.create(config)
-        else:
-            folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
-        train.train(config, folder, checkpoint)
-        export.export(folder, form=form).replace(path)
-    return path
+            continue
+        if variant != Variant(recipe):
+            yield changes, variant
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,38 +126,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         by_picture = by_level[str(conditions.levels[task][0])]
         return {name: {(SEED, key): found[name] for key, found in by_picture.items()} for name in conditions.metrics}
 
-    for task in options.tasks:
-        baseline = scores(task, "ours")
-        path = options.out / f"ablations-{task}.json"
+    for task, question in product(options.tasks, options.questions):
+        path = options.out / f"ablations-{task}-{question}.json"
         done = json.loads(path.read_text()) if path.is_file() else []
-        for question, changes, config in variants(task, options.questions):
+        for changes, variant in variants(task, question):
             if any(entry["changes"] == json.loads(json.dumps(changes)) for entry in done):
                 continue
             begun = time.monotonic()
-            found = scores(task, f"file:{weights_of(config, options.runs)}")
+            baseline, found = scores(task, "ours"), scores(task, loss_of(variant, options.runs))
             intervals = {name: paired_difference(found[name], baseline[name]) for name in conditions.metrics}
             measured = {name: asdict(interval) for name, interval in intervals.items() if interval is not None}
             done.append({"question": question, "changes": changes, "differences": measured})
-            path.write_text(json.dumps(done, indent=1))
+            write_json(done, path)
             print(f"{task} {changes}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     (options.out / "ablations.md").write_text(render(options.out, conditions.metrics), encoding="utf-8")
     return 0
 
 
 def render(folder: Path, metrics: Sequence[str]) -> str:
-    """All variants measured so far: differences to the released recipe, task by task."""
+    """All variants measured so far: differences to the released recipe, by task and question."""
     parts = []
-    for path in sorted(folder.glob("ablations-*.json")):
-        parts.append(f"## {path.stem.removeprefix('ablations-')}")
+    files = sorted(folder.glob("ablations-*-*.json"))
+    for task, of_task in groupby(files, key=lambda path: path.stem.split("-")[1]):
         rows = []
-        for entry in json.loads(path.read_text()):
+        for entry in (entry for path in of_task for entry in json.loads(path.read_text())):
             changes = ", ".join(f"{name} {_text(value)}" for name, value in entry["changes"].items())
             intervals = (
                 shown(name, Interval(**entry["differences"][name])) if name in entry["differences"] else ""
                 for name in metrics
             )
             rows.append([entry["question"], changes, *intervals])
-        parts.append(table(["question", "changed", *map(column_title, metrics)], rows))
+        parts += [f"## {task}", table(["question", "changed", *map(column_title, metrics)], rows)]
     return "\n\n".join(parts) + "\n"
 
 

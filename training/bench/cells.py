@@ -167,7 +167,7 @@ def evaluation_name(crop: int) -> str:
     return f"crop{crop}" if crop else "whole"
 
 
-def write_json(content: dict[str, Any], path: Path) -> None:
+def write_json(content: Any, path: Path) -> None:
     unfinished = unfinished_file(path)
     unfinished.write_text(json.dumps(content, indent=1))
     unfinished.replace(path)

@@ -8,10 +8,11 @@
     random              this project's architecture with random weights, drawn anew for each seed
     ours                this project's released weights of the task; ours:sr, ours:denoise, ours:jpeg name the task
     file:PATH           weights from a file
+    unit:PATH           the same, with features of unit length at each pixel before they are compared
 
 and, for comparison, two rows without a loss: ``input`` (the degraded image) and ``start`` (the L1-trained network
-that all fine-tunings begin with). ``@full`` or ``@pyramid`` after authors, random, ours and file:PATH chooses the
-resolution that each discriminator sees.
+that all fine-tunings begin with). ``@full`` or ``@pyramid`` after authors, random, ours, file:PATH and unit:PATH
+chooses the resolution that each discriminator sees.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
 from task_losses.losses import RESOLUTIONS
 from training.bench.metrics import load_stlpips
+from training.bench.variant_forms import unit_feature_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 OURS: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
@@ -77,7 +79,7 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         ValueError: there is no such loss, or a file that it needs was not named or is missing.
     """
     base, _, resolution = name.partition("@")
-    if name.startswith("file:") and resolution not in RESOLUTIONS:  # a path may hold an @ of its own
+    if name.startswith(("file:", "unit:")) and resolution not in RESOLUTIONS:  # a path may hold an @ of its own
         base, resolution = name, ""
     if resolution and resolution not in RESOLUTIONS:
         raise ValueError(f"unknown resolution in {name!r}: expected @{' or @'.join(RESOLUTIONS)}")
@@ -98,6 +100,10 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
     if base.startswith("file:"):
         path = Path(base.removeprefix("file:"))
         return _from_file(path.stem, _existing(path, base, "a file that exists"), resolution)
+    if base.startswith("unit:"):
+        path = _existing(Path(base.removeprefix("unit:")), base, "a file that exists")
+        label = _label(f"unit-{path.stem}", resolution)
+        return Peer(label, f"unit {_sha256(path)} {resolution}", lambda seed: unit_feature_loss(path, resolution))
     first, _, other = base.partition(":")
     if first == "ours" and (other or task) in OURS:
         kind = OURS[other or task]
@@ -108,7 +114,7 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
             lambda seed: kind(resolution=resolution),
         )
     known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in OURS)]
-    raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH")
+    raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH, unit:PATH")
 
 
 class VGGLoss(nn.Module):
