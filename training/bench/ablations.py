@@ -95,10 +95,15 @@ OF_ONE_TASK = {"jpeg_quality": "jpeg", "noise_sigma": "denoise"}
 SEED = 0  # of the fine-tuning
 
 
-def variants(task: str, question: str) -> Iterator[tuple[dict[str, Any], Variant]]:
-    """What is changed, and the result; what the recipe has already is left out."""
+def variants(task: str, question: str, images: Sequence[Path] = ()) -> Iterator[tuple[dict[str, Any], Variant]]:
+    """What is changed, and the result; what the recipe has already is left out.
+
+    Args:
+        images: files that the question ``image`` tries too.
+    """
     recipe = released(task)
-    for changes in QUESTIONS[question]:
+    further = [{"image": str(path)} for path in images if question == "image"]
+    for changes in [*QUESTIONS[question], *further]:
         if any(OF_ONE_TASK.get(name, task) != task for name in changes):
             continue
         if "image_share" in changes and 0 not in recipe.taps:  # nothing to share with
@@ -129,8 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for task, question in product(options.tasks, options.questions):
         path = options.out / f"ablations-{task}-{question}.json"
         done = json.loads(path.read_text()) if path.is_file() else []
-        for changes, variant in variants(task, question):
-            if any(entry["changes"] == json.loads(json.dumps(changes)) for entry in done):
+        for changes, variant in variants(task, question, options.images):
+            changes = _recorded(changes)
+            if any(entry["changes"] == changes for entry in done):
                 continue
             begun = time.monotonic()
             baseline, found = scores(task, "ours"), scores(task, loss_of(variant, options.runs))
@@ -160,6 +166,14 @@ def render(folder: Path, metrics: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _recorded(changes: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it; an image file by its name, since its folder is this machine's own."""
+    recorded: dict[str, Any] = json.loads(json.dumps(changes))
+    if "image" in recorded:
+        recorded["image"] = Path(recorded["image"]).name
+    return recorded
+
+
 def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -175,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", type=Path, required=True, help="folder for the trainings")
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add("--questions", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
+    add("--images", type=Path, nargs="+", default=[], help="files that the question image tries as training images")
     add("--threads", type=int, default=torch.get_num_threads())
     peers.add_source_flags(parser)
     add_condition_flags(parser)

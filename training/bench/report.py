@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from training.bench.metrics import METRICS
@@ -23,6 +24,9 @@ from training.bench.verdicts import render_cost, render_verdicts
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 STUDY = Conditions(Recipe(start_steps=10000, steps=240), crop=192)
+# What only the rows of SUMMARY_ROWS were measured by: the test levels besides the first, and further metrics.
+OTHER_LEVELS = ({"denoise": (15,), "jpeg": (20,)}, {"denoise": (50,), "jpeg": (40,)})
+OTHER_METRICS = ("gmsd", "haarpsi", "vsi")
 BASELINES = ("l1", "random", "authors@full", "vgg")
 OURS = candidates(["ours"])
 TITLES = {"sr": "SR x4", "denoise": "Denoising, sigma 25", "jpeg": "JPEG, quality 10"}
@@ -46,7 +50,7 @@ are, and what follows, is in [benchmarks.md](benchmarks.md).
 
 
 def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
-    """What each page that holds results should be.
+    """What each page that holds results should be: path -> text.
 
     Raises:
         ValueError: a page lacks the place for a table.
@@ -58,10 +62,25 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     sections["claims cost"] = render_cost(speed)
     benchmarks, readme = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
     return {
-        ROOT / "docs" / "results.md": ALL_RESULTS + render(rows_of_tasks, STUDY, BASELINES, costs=False),
+        ROOT / "docs" / "results.md": ALL_RESULTS
+        + render(rows_of_tasks, STUDY, BASELINES, costs=False)
+        + "".join("\n" + part for part in further_results()),
         benchmarks: splice(benchmarks.read_text(encoding="utf-8"), sections),
         readme: splice(readme.read_text(encoding="utf-8"), {"summary": summary(rows_of_tasks)}),
     }
+
+
+def further_results() -> Iterator[str]:
+    """Tables at the other test levels, and by other metrics."""
+    conditions = [replace(STUDY, levels={**STUDY.levels, **levels}) for levels in OTHER_LEVELS]
+    for other in (*conditions, replace(STUDY, metrics=OTHER_METRICS)):
+        changed = [task for task in STUDY.levels if other.levels[task] != STUDY.levels[task]] or list(STUDY.levels)
+        rows_of_tasks = {task: rows for task, rows in read_rows(RESULTS / "quality", other).items() if task in changed}
+        measured = {
+            task: {label: row for label, row in rows.items() if row.scores.keys() >= set(other.metrics)}
+            for task, rows in rows_of_tasks.items()
+        }
+        yield render(measured, other, ("l1",), costs=False)
 
 
 def splice(text: str, sections: Mapping[str, str]) -> str:
