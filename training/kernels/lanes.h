@@ -3,7 +3,7 @@
 #define LANES_H
 
 #ifndef WIDTH
-#error "define WIDTH, the number of channels, a multiple of 16"
+#error "define WIDTH, the number of channels, a multiple of 8"
 #endif
 
 enum { LANES = 8, VECTORS = WIDTH / LANES };

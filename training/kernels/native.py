@@ -70,7 +70,7 @@ class NativeOperations(Operations):
     """For networks of one width, on channels-last float32 maps on the CPU; torch's convolutions for other shapes.
 
     Args:
-        width: number of channels of the hidden layers, a multiple of 16, at most 128.
+        width: number of channels of the hidden layers, a multiple of 8, at most 128.
 
     Raises:
         Unavailable: the width is another, there is no compiler, or it failed.
@@ -249,9 +249,9 @@ def compiled(width: int) -> Path:
     Raises:
         Unavailable: as the class says.
     """
-    if width % 16 or not 0 < width <= MOST_CHANNELS:
+    if width % 8 or not 0 < width <= MOST_CHANNELS:
         raise Unavailable(
-            f"the compiled operations take multiples of 16 channels up to {MOST_CHANNELS}, the network has {width}"
+            f"the compiled operations take multiples of 8 channels up to {MOST_CHANNELS}, the network has {width}"
         )
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:

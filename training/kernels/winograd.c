@@ -10,7 +10,7 @@
 
 #include "lanes.h"
 
-enum { POINTS = 36, BLOCK = 24, COLUMNS = 2 * LANES };
+enum { POINTS = 36, BLOCK = 24 };
 
 typedef struct {
     const float *data;
@@ -107,26 +107,41 @@ static inline void store_tile(transformed from, int tile, float *out, int image,
     }
 }
 
-/* out[rows][COLUMNS] (+)= x y: x(i, k) at x[i * step_i + k * step_k], rows of y and out are WIDTH apart. With rows, a
- * constant, at most 6, the sums stay in sixteen registers. */
-static inline __attribute__((always_inline)) void product(const int rows, const float *x, int step_i, int step_k,
-                                                          const float *y, int depth, float *out, int add)
+/* out[rows][vectors * LANES] (+)= x y: x(i, k) at x[i * step_i + k * step_k], rows of y and out are WIDTH apart. rows and
+ * vectors are constants whose product is at most 12, so that the sums stay in sixteen registers. */
+static inline __attribute__((always_inline)) void block_product(const int rows, const int vectors, const float *x,
+                                                                int step_i, int step_k, const float *y, int depth,
+                                                                float *out, int add)
 {
-    lanes sum[6][2];
+    lanes sum[6][3];
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < 2; j++)
+        for (int j = 0; j < vectors; j++)
             sum[i][j] = add ? *(lanes *)(out + i * WIDTH + j * LANES) : (lanes){0};
     for (int k = 0; k < depth; k++) {
-        lanes y0 = *(const lanes *)(y + k * WIDTH), y1 = *(const lanes *)(y + k * WIDTH + LANES);
+        lanes row[3];
+        for (int j = 0; j < vectors; j++)
+            row[j] = *(const lanes *)(y + k * WIDTH + j * LANES);
         for (int i = 0; i < rows; i++) {
             float value = x[i * step_i + k * step_k];
-            sum[i][0] += value * y0;
-            sum[i][1] += value * y1;
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] += value * row[j];
         }
     }
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < 2; j++)
+        for (int j = 0; j < vectors; j++)
             *(lanes *)(out + i * WIDTH + j * LANES) = sum[i][j];
+}
+
+/* As block_product, all WIDTH columns, two vectors at a time; an odd one joins the first two. rows: 4 or 6. */
+static inline __attribute__((always_inline)) void product(const int rows, const float *x, int step_i, int step_k,
+                                                          const float *y, int depth, float *out, int add)
+{
+    const int odd = VECTORS % 2 ? VECTORS < 3 ? 1 : 3 : 0, part = rows * odd > 12 ? rows / 2 : rows;
+    if (odd)
+        for (int i = 0; i < rows; i += part)
+            block_product(part, odd, x + i * step_i, step_i, step_k, y, depth, out + i * WIDTH, add);
+    for (int v = odd; v < VECTORS; v += 2)
+        block_product(rows, 2, x, step_i, step_k, y + v * LANES, depth, out + v * LANES, add);
 }
 
 /* out (images, height + 2 padding - 2, ...) = x convolved with weights that are transformed already.
@@ -148,9 +163,8 @@ void convolve(const float *x, int images, int height, int width, int padding, co
             load_tile(&from, image, 4 * row - padding, 4 * column - padding, 6, to_points, in, t);
         }
         for (int p = 0; p < POINTS; p++)
-            for (int j = 0; j < WIDTH; j += COLUMNS)
-                for (int i = 0; i < count; i += 6)
-                    product(6, in[p][i], WIDTH, 1, weights + (size_t)p * WIDTH * WIDTH + j, WIDTH, &result[p][i][j], 0);
+            for (int i = 0; i < count; i += 6)
+                product(6, in[p][i], WIDTH, 1, weights + (size_t)p * WIDTH * WIDTH, WIDTH, result[p][i], 0);
         for (int t = 0; t < count; t++) {
             int tile = start + t, column = tile % across, row = tile / across % down, image = tile / across / down;
             store_tile(result, t, out, image, 4 * row, 4 * column, out_height, out_width);
@@ -180,10 +194,8 @@ void correlate(const float *x, const float *y, int images, int height, int width
                 load_tile(&outputs, image, 4 * row, 4 * column, 4, spread, out, t);
             }
             for (int p = 0; p < POINTS; p++)
-                for (int j = 0; j < WIDTH; j += COLUMNS)
-                    for (int i = 0; i < WIDTH; i += 4)
-                        product(4, &in[p][0][i], 1, WIDTH, &out[p][0][j], count, sum + ((size_t)p * WIDTH + i) * WIDTH + j,
-                                1);
+                for (int i = 0; i < WIDTH; i += 4)
+                    product(4, &in[p][0][i], 1, WIDTH, out[p][0], count, sum + ((size_t)p * WIDTH + i) * WIDTH, 1);
         }
     }
 }
