@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from training.bench import ablations, peers
 from training.bench.metrics import METRICS
 from training.bench.restoration import Recipe
 from training.bench.rows import Conditions, Row, Rows, candidates, read_rows
-from training.bench.tables import means, render, table
+from training.bench.tables import column_title, difference, means, render, shared_seeds, shown, table
 from training.bench.verdicts import render_cost, render_verdicts
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,7 @@ OTHER_LEVELS = ({"denoise": (15,), "jpeg": (20,)}, {"denoise": (50,), "jpeg": (4
 OTHER_METRICS = ("gmsd", "haarpsi", "vsi")
 BASELINES = ("l1", "random", "authors@full", "vgg")
 OURS = candidates(["ours"])
+NAMES = {task: kind.__name__ for task, kind in peers.OURS.items()}
 TITLES = {"sr": "SR x4", "denoise": "Denoising, sigma 25", "jpeg": "JPEG, quality 10"}
 
 SUMMARY_METRICS = ("psnr", "stlpips", "cvvdp")
@@ -60,13 +62,19 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
         sections[f"claims {task}"] = render_verdicts({task: rows}, STUDY, OURS).partition("\n\n")[2].strip()
     speed = RESULTS / "speed-cpu.json"
     sections["claims cost"] = render_cost(speed)
-    benchmarks, readme = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+    benchmarks, readme, guide = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "which_loss.md"
+    ablations_page = ROOT / "docs" / "ablations.md"
     return {
         ROOT / "docs" / "results.md": ALL_RESULTS
         + render(rows_of_tasks, STUDY, BASELINES, costs=False)
         + "".join("\n" + part for part in further_results()),
         benchmarks: splice(benchmarks.read_text(encoding="utf-8"), sections),
         readme: splice(readme.read_text(encoding="utf-8"), {"summary": summary(rows_of_tasks)}),
+        ablations_page: splice(
+            ablations_page.read_text(encoding="utf-8"),
+            {"ablations": ablations.render(RESULTS / "ablations", STUDY.metrics).strip()},
+        ),
+        guide: splice(guide.read_text(encoding="utf-8"), {"against L1": against_l1(rows_of_tasks)}),
     }
 
 
@@ -105,6 +113,18 @@ def summary(rows_of_tasks: Mapping[str, Rows]) -> str:
         [title, *(_figures(rows[label]) if label in rows else "" for rows in rows_of_tasks.values())]
         for label, title in SUMMARY_ROWS.items()
     ]
+    return table(head, lines)
+
+
+def against_l1(rows_of_tasks: Mapping[str, Rows]) -> str:
+    """What the task's loss changes, alone and with L1."""
+    head = ["", "seeds", *map(column_title, STUDY.metrics)]
+    lines = []
+    for task, rows in rows_of_tasks.items():
+        for row in (rows[label] for label in rows if rows[label].loss == OURS[task]):
+            found = [shown(name, difference(row, rows["l1"], name)) for name in STUDY.metrics]
+            regime = "alone" if row.ratio is None else f"and L1, pull {row.ratio:g}"
+            lines.append([f"{TITLES[task]}: `{NAMES[task]}` {regime}", shared_seeds([row, rows["l1"]]), *found])
     return table(head, lines)
 
 
