@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
+from training.adam import adam
 from training.bench.cost import peak_memory
 from training.bench.roofline import recipe_sizes
 from training.config import Config
@@ -74,7 +75,7 @@ def functional_gradients(parameters: Sequence[Tensor], real: Tensor, fake: Tenso
 def autograd_update(critic: Discriminator, real: Tensor, fake: Tensor) -> Update:
     """The plain update, as training makes it without kernels."""
     parameters = list(critic.parameters())
-    optimizer = _adam(parameters)
+    optimizer = adam(parameters, LR, BETAS)
 
     def update() -> None:
         total = critic_loss(critic, real, fake, MIX, PENALTY_WEIGHT).total
@@ -91,7 +92,7 @@ def compiled_update(critic: Discriminator, real: Tensor, fake: Tensor, **options
         options: of torch.compile.
     """
     parameters = list(critic.parameters())
-    optimizer = _adam(parameters)
+    optimizer = adam(parameters, LR, BETAS)
     gradients = torch.compile(functional_gradients, fullgraph=True, **options)
 
     def update() -> None:
@@ -120,13 +121,10 @@ def fused_update(critic: Discriminator, real: Tensor, fake: Tensor, precision: s
     from training.kernels.graph import CriticIteration
 
     size = (real.shape[2], real.shape[3])
-    iteration = CriticIteration([critic], len(real), size, LR, BETAS, PENALTY_WEIGHT, precision=precision)
+    optimizer = adam(critic.parameters(), LR, BETAS)
+    iteration = CriticIteration([critic], [optimizer], len(real), size, PENALTY_WEIGHT, precision=precision)
+    iteration.capture()
     return lambda: iteration([real], [fake], [MIX])
-
-
-def _adam(parameters: list[torch.nn.Parameter]) -> torch.optim.Adam:
-    on_cuda = parameters[0].is_cuda
-    return torch.optim.Adam(parameters, lr=LR, betas=BETAS, fused=on_cuda, capturable=on_cuda)
 
 
 def _set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

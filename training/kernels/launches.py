@@ -72,7 +72,8 @@ def eager(channels: int = 8) -> Counter[str]:
 def fused(channels: int = 8) -> Counter[str]:
     """Of the same in Triton, as a CUDA graph captures it."""
     critic, real, fake = _problem(channels)
-    iteration = CriticIteration([critic], 1, _SIZE, _LR, _BETAS, penalty_weight=0.1)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=_LR, betas=_BETAS, fused=True)
+    iteration = CriticIteration([critic], [optimizer], 1, _SIZE, penalty_weight=0.1)
     iteration([real], [fake], [0.5])
     return count(lambda: iteration([real], [fake], [0.5]))
 
