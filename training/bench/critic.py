@@ -43,7 +43,9 @@ def iterate(scale: Scale, update: Update, real: Tensor, fake: Tensor, draws: tor
         return
 
 
-def gradient_errors(config: Config, index: int, updates: dict[str, Update], real: Tensor, fake: Tensor) -> dict[str, float]:
+def gradient_errors(
+    config: Config, index: int, updates: dict[str, Update], real: Tensor, fake: Tensor
+) -> dict[str, float]:
     scales = {name: Scale(config, index, CPU) for name in updates}
     critics: dict[str, Any] = {name: scale.networks["discriminator"] for name, scale in scales.items()}
     start = [parameter.detach().double() for parameter in critics[BACK_ENDS[0]].parameters()]

@@ -160,7 +160,7 @@ class CriticIteration:
     @torch.no_grad()
     def _rehearse(self) -> None:
         """Makes updates, so that all is compiled and in its place, and takes back what they change."""
-        changed = [p for of_run in self.parameters for p in of_run]
+        changed: list[Tensor] = [p for of_run in self.parameters for p in of_run]
         changed += [t for block in self.running for t in (block.mean, block.variance, block.batches)]
         changed += self._moments()  # of a resumed run; otherwise there are none yet
         before = [tensor.detach().clone() for tensor in changed]
