@@ -9,7 +9,7 @@ from critic_cases import case, check, named
 
 from training.kernels import reference
 from training.kernels.graph import CriticIteration
-from training.kernels.launches import count, eager
+from training.kernels.launches import count, eager, generator
 from training.kernels.optional_triton import interpreted
 from training.kernels.parameters import Layout
 from training.kernels.step import critic_gradients, critic_gradients_of_runs, launch_step, stack, unpack
@@ -143,6 +143,12 @@ def test_updates_are_those_of_autograd_and_few_launches(shared):
 
 def test_eager_step_takes_hundreds_of_launches():
     assert sum(eager().values()) > 400
+
+
+@pytest.mark.interpreter
+def test_fused_norms_would_not_make_a_generators_update_shorter():
+    """What docs/kernels.md rests on where it says why training does not fuse them."""
+    assert sum(generator(fused_norm=True).values()) > sum(generator().values())
 
 
 @pytest.mark.interpreter
