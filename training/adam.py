@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,20 @@ def adam(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, floa
     if not parameters[0].is_cuda:
         return torch.optim.Adam(parameters, lr=lr, betas=betas)
     rate = torch.tensor(lr, device=parameters[0].device)
-    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True, capturable=True)
+    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
+
+
+@contextmanager
+def capturable(optimizers: Sequence[torch.optim.Adam]) -> Iterator[None]:
+    """Lets a CUDA graph capture steps. A fused step is the same with the flag; torch warns of it outside of captures."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
 
 
 def set_rate(optimizer: torch.optim.Adam, rate: float) -> None:

@@ -131,10 +131,17 @@ def test_warming_up_leaves_no_trace(monkeypatch, steps_before):
     """Nothing of two critics has changed, of which a resumed one brings moments; and updates go on as without."""
     critics, optimizers = zip(*(begun(seed, steps_before) for seed in range(2)), strict=True)
     twins, twin_optimizers = zip(*(begun(seed, steps_before) for seed in range(2)), strict=True)
-    monkeypatch.setattr(graph, "record", lambda update, device: update)
+    flags = []
+
+    def record(update, device):
+        flags.extend(optimizer.param_groups[0]["capturable"] for optimizer in optimizers)
+        return update
+
+    monkeypatch.setattr(graph, "record", record)
     monkeypatch.setattr(graph, "_WARM_UPS", 1)
     warm = CriticIteration(critics, optimizers, 1, (11, 11), *SETTINGS)
     warm.capture()
+    assert flags == [True, True]  # without it torch refuses to capture a step
     for mine, right in zip(critics, twins, strict=True):
         assert_equal(mine.state_dict(), right.state_dict())
     if steps_before:
@@ -184,7 +191,7 @@ def test_without_a_graph_training_goes_on_and_says_so_once(monkeypatch):
 
     def refused(update, device):
         tried.append(device)
-        raise RuntimeError("operation not permitted when stream is capturing")
+        raise RuntimeError("operation not permitted when stream is capturing\nand what else CUDA says")
 
     monkeypatch.setattr(graph, "record", refused)
     monkeypatch.setattr(graph, "_WARM_UPS", 1)

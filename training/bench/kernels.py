@@ -75,7 +75,7 @@ def functional_gradients(parameters: Sequence[Tensor], real: Tensor, fake: Tenso
 def autograd_update(critic: Discriminator, real: Tensor, fake: Tensor) -> Update:
     """The plain update, as training makes it without kernels."""
     parameters = list(critic.parameters())
-    optimizer = adam(parameters, LR, BETAS)
+    optimizer = _adam(parameters)
 
     def update() -> None:
         total = critic_loss(critic, real, fake, MIX, PENALTY_WEIGHT).total
@@ -92,7 +92,7 @@ def compiled_update(critic: Discriminator, real: Tensor, fake: Tensor, **options
         options: of torch.compile.
     """
     parameters = list(critic.parameters())
-    optimizer = adam(parameters, LR, BETAS)
+    optimizer = _adam(parameters)
     gradients = torch.compile(functional_gradients, fullgraph=True, **options)
 
     def update() -> None:
@@ -125,6 +125,11 @@ def fused_update(critic: Discriminator, real: Tensor, fake: Tensor, precision: s
     iteration = CriticIteration([critic], [optimizer], len(real), size, PENALTY_WEIGHT, precision=precision)
     iteration.capture()
     return lambda: iteration([real], [fake], [MIX])
+
+
+def _adam(parameters: list[torch.nn.Parameter]) -> torch.optim.Adam:
+    on_cuda = parameters[0].is_cuda
+    return torch.optim.Adam(parameters, lr=LR, betas=BETAS, fused=on_cuda, capturable=on_cuda)
 
 
 def _set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

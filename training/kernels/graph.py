@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
+from training.adam import capturable
 from training.kernels import Judged, Request, by_groups
 from training.kernels.fold import Running
 from training.kernels.step import check, launch_step
@@ -60,7 +61,8 @@ class Iterations:
                 iteration.capture()
             except RuntimeError as error:
                 self.captured = False
-                warnings.warn(f"no CUDA graph here, every kernel is launched by itself: {error}", stacklevel=1)
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"no CUDA graph here, every kernel is launched by itself: {reason}", stacklevel=1)
         return iteration
 
 
@@ -155,7 +157,8 @@ class CriticIteration:
         """
         with torch.cuda.device_of(self.images):
             self._rehearse()
-            self.run = record(self.update, self.images.device)
+            with capturable(self.optimizers):
+                self.run = record(self.update, self.images.device)
 
     @torch.no_grad()
     def _rehearse(self) -> None:
