@@ -25,7 +25,7 @@ def adam(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, floa
 
 @contextmanager
 def capturable(optimizers: Sequence[torch.optim.Adam]) -> Iterator[None]:
-    """Lets a CUDA graph capture steps. A fused step is the same with the flag; torch warns of it outside of captures."""
+    """Lets a CUDA graph capture steps. A fused step is the same with the flag; torch warns of it elsewhere."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     for group in groups:
         group["capturable"] = True
