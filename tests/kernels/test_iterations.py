@@ -216,6 +216,20 @@ def test_without_a_graph_training_goes_on_and_says_so_once(monkeypatch):
 
 
 @pytest.mark.interpreter
+def test_an_update_that_fails_is_no_missing_graph(monkeypatch):
+    """Going on would train from what the failed update left."""
+
+    def failing(*arguments):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(graph, "launch_step", failing)
+    critic, optimizer = begun(0, 0)
+    _, real, fake, mix = case(8, 1, (11, 11))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Iterations()([Request(critic, optimizer, real, fake, mix, *SETTINGS)])
+
+
+@pytest.mark.interpreter
 def test_the_self_check_passes_in_the_interpreter():
     assert selfcheck.disagreement(Iterations(captured=False), CPU, selfcheck._CASES[:1]) is None
 

@@ -59,11 +59,14 @@ class Iterations:
         if self.captured:
             try:
                 iteration.capture()
-            except RuntimeError as error:
+            except NotCaptured as reason:
                 self.captured = False
-                reason = str(error).partition("\n")[0]
                 warnings.warn(f"no CUDA graph here, every kernel is launched by itself: {reason}", stacklevel=1)
         return iteration
+
+
+class NotCaptured(Exception):
+    """Why there is no graph, in a line; what was to be captured is as before."""
 
 
 class CriticIteration:
@@ -153,12 +156,16 @@ class CriticIteration:
         """From now on, updates replay a graph.
 
         Raises:
-            RuntimeError: the device or its driver refuses; updates go on as before.
+            NotCaptured: the device or its driver refuses; updates go on without.
+            RuntimeError: the update itself fails.
         """
         with torch.cuda.device_of(self.images):
             self._rehearse()
-            with capturable(self.optimizers):
-                self.run = record(self.update, self.images.device)
+            try:
+                with capturable(self.optimizers):
+                    self.run = record(self.update, self.images.device)
+            except RuntimeError as error:
+                raise NotCaptured(str(error).partition("\n")[0]) from error
 
     @torch.no_grad()
     def _rehearse(self) -> None:
