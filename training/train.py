@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from training.adam import adam, load_moments, set_rate
 from training.config import Config, add_flags, given_settings
 from training.distortions import make_adversary, make_distortion, uniform
 from training.images import open_image, pyramid, resize_clipped
-from training.kernels import Judged, Request, Step, choose
+from training.kernels import Judged, Request, Update, choose
 from training.networks import Discriminator, Generator, Network
 from training.objectives import generator_loss
 from training.provenance import machine
@@ -47,13 +48,13 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
 
 def train_together(
     runs: Sequence[Run],
-    step: Step | None = None,
+    update: Update | None = None,
     make_scale: Callable[[Config, int, torch.device], Scale] | None = None,
 ) -> None:
-    """Several runs, whose critics make their steps together; each ends with the same weights as by itself.
+    """Several runs, whose critics are updated together; each ends with the same weights as by itself.
 
     Args:
-        step: what makes the critics' steps, for objectives other than WGAN-GP's; None: as the settings choose.
+        update: what makes the critics' updates, for objectives other than WGAN-GP's; None: as the settings choose.
         make_scale: from settings, scale and device, for another treatment of the critics; None: :class:`Scale`.
 
     Raises:
@@ -63,8 +64,8 @@ def train_together(
     torch.backends.cudnn.allow_tf32 = False  # the penalty's second derivatives feel TF32's 10-bit mantissa
     config = runs[0][0]
     reason = "autograd: of another objective"
-    if step is None:
-        step, reason = choose(config.kernels, torch.device(device_name(config.device)), config.architecture.channels)
+    if update is None:
+        update, reason = choose(config.kernels, torch.device(device_name(config.device)), config.architecture.channels)
     print(f"kernels: {reason}", file=sys.stderr)
     kernels = reason.split(":")[0]
     courses = [course(*run, kernels, make_scale or Scale, show_progress=index == 0) for index, run in enumerate(runs)]
@@ -75,7 +76,7 @@ def train_together(
             with contextlib.suppress(StopIteration):  # this one has ended
                 requests.append(current.send(answer))
                 going.append(current)
-        courses, answers = going, [*step(requests)]
+        courses, answers = going, [*update(requests)]
 
 
 def course(
@@ -86,10 +87,10 @@ def course(
     make_scale: Callable[[Config, int, torch.device], Scale],
     show_progress: bool = True,
 ) -> Course[Request, Judged | None, None]:
-    """One run of phase 1: yields the critic's steps that it needs, and wants their losses sent back.
+    """One run of phase 1: yields the critic's updates that it needs, and wants their losses sent back.
 
     Args:
-        kernels: what makes the steps, for the record.
+        kernels: what makes the updates, for the record.
         make_scale: see :func:`train_together`.
     """
     device = torch.device(device_name(config.device))
@@ -131,10 +132,11 @@ def course(
             current.load_state(state, same_scale=step > 0)
         real = levels[scale]
         start = resize_clipped(coarser, (real.shape[2], real.shape[3])) if config.upscale else real
+        shown = current.received(real)
 
         while step < config.steps:
             distorted = distort(start, real, draws)
-            losses = yield from current.step(real.to(device), distorted.to(device), step, draws)
+            losses = yield from current.step(shown, current.received(distorted), step, draws)
             folder.log(scale * config.steps + step, scale, losses)
             step += 1
             rate = progress.format_dict.get("rate") or 0
@@ -144,7 +146,7 @@ def course(
                 save(current.state())
 
         distorted = distort(start, real, draws)
-        attempt = current.attempt(distorted.to(device)).cpu()
+        attempt = current.attempt(distorted).cpu()
         folder.save_preview(scale, (real, distorted, attempt))
         # With a generator the next scale builds on its output, otherwise on the true level.
         coarser = attempt if config.generator else real
@@ -161,7 +163,8 @@ class Scale:
     """The networks of one scale and their optimisers."""
 
     def __init__(self, config: Config, scale: int, device: torch.device) -> None:
-        self.config = config
+        self.config, self.device = config, device
+        self.rate: float | None = None  # as the optimizers have it, so that no device must be asked
         width = config.architecture.channels[scale]
         with torch.random.fork_rng(devices=[]):  # the same initial weights, wherever a run was resumed
             torch.manual_seed(config.seed * 1000 + scale)
@@ -169,26 +172,27 @@ class Scale:
             if config.generator:
                 self.networks["generator"] = Generator(width)
         self.optimizers = {
-            name: torch.optim.Adam(network.to(device).parameters(), lr=config.lr, betas=config.betas)
+            name: adam(network.to(device).parameters(), config.lr, config.betas)
             for name, network in self.networks.items()
         }
 
     def step(
         self, real: Tensor, distorted: Tensor, step: int, draws: torch.Generator
     ) -> Course[Request, Judged | None, dict[str, Tensor]]:
-        """One step of the adversaries: yields those of the critic that it needs, returns the losses.
+        """One step of the adversaries: yields the critic's updates that it needs, returns the losses.
 
         Args:
-            real, distorted: (1, 3, H, W) in [0, 1].
+            real, distorted: (1, 3, H, W), as :meth:`received` gives them.
             step: number of steps made at this scale, which decides the learning rate.
         """
         config = self.config
         rate = config.lr * (config.lr_decay if step >= int(config.lr_decay_at * config.steps) else 1)
-        for optimizer in self.optimizers.values():
-            optimizer.param_groups[0]["lr"] = rate
+        if rate != self.rate:
+            for optimizer in self.optimizers.values():
+                set_rate(optimizer, rate)
+            self.rate = rate
         critic, generator = self.networks["discriminator"], self.networks.get("generator")
         assert isinstance(critic, Discriminator)
-        real, distorted = self._to_range(real), self._to_range(distorted)
 
         fake, judged = distorted, None
         for _ in range(config.critic_updates):
@@ -196,8 +200,9 @@ class Scale:
                 with torch.no_grad():
                     fake = generator(distorted)
             mix = uniform(0, 1, draws)
-            judged = yield Request(critic, real, fake, mix, config.penalty_weight, config.shared_norm)
-            self.optimizers["discriminator"].step()
+            judged = yield Request(
+                critic, self.optimizers["discriminator"], real, fake, mix, config.penalty_weight, config.shared_norm
+            )
         assert judged is not None
         losses = {"critic_distance": judged.distance, "gradient_penalty": judged.penalty}
         if generator is not None:
@@ -220,7 +225,7 @@ class Scale:
         """What the adversary makes of the distorted level, in [0, 1]."""
         if "generator" in self.networks:
             low, high = self.config.input_range
-            distorted = (self.networks["generator"](self._to_range(distorted)) - low) / (high - low)
+            distorted = (self.networks["generator"](self.received(distorted)) - low) / (high - low)
         return distorted.clamp(0, 1)
 
     def outcome(self) -> dict[str, Tensor]:
@@ -240,11 +245,15 @@ class Scale:
             if same_scale or inherits:
                 network.load_state_dict(state[name])
             if same_scale:
-                self.optimizers[name].load_state_dict(state["optimizers"][name])
+                load_moments(self.optimizers[name], state["optimizers"][name])
 
-    def _to_range(self, image: Tensor) -> Tensor:
+    def received(self, image: Tensor) -> Tensor:
+        """An image in [0, 1] on the CPU, as the networks take it: in their range, on their device."""
         low, high = self.config.input_range
-        return low + (high - low) * image
+        image = low + (high - low) * image
+        if self.device.type == "cuda":
+            image = image.pin_memory()  # from other memory the copy would wait for the device
+        return image.to(self.device, non_blocking=True)
 
 
 def device_name(name: str) -> str:

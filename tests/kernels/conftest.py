@@ -5,6 +5,7 @@ and would change every later test. So they run together in a child process, and 
 debug one, run it there directly: ``TRITON_INTERPRET=1 python -m pytest tests/kernels -k NAME``.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -45,6 +46,16 @@ def unwritten_is_nan():
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+@pytest.fixture
+def without_overflow_checks(monkeypatch):
+    """Triton's interpreter repeats all its 32-bit arithmetic in 64 bits: a quarter of the time, and sizes are small."""
+    if INTERPRETED:
+        from triton.runtime import interpreter
+
+        builder = interpreter.interpreter_builder
+        monkeypatch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
 
 
 def pytest_pyfunc_call(pyfuncitem):

@@ -1,4 +1,4 @@
-"""The check of the Triton step on the user's machine finds what is wrong there, and only that."""
+"""The check of the Triton update on the user's machine finds what is wrong there, and only that."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.kernels import reference, selfcheck
+from training.kernels import explicit_update, reference, selfcheck
 
 CPU = torch.device("cpu")
 SMALL = selfcheck._CASES[:2]
@@ -14,11 +14,7 @@ SMALL = selfcheck._CASES[:2]
 
 def changed(change):
     """The reference with something done to its result."""
-
-    def step(*arguments):
-        return change(reference.critic_gradients(*arguments))
-
-    return step
+    return explicit_update(lambda *arguments: [change(r) for r in reference.critic_gradients_of_runs(*arguments)])
 
 
 def scaled_gradient(index, factor):
@@ -29,29 +25,43 @@ def scaled_gradient(index, factor):
     return changed(change)
 
 
-def test_a_right_step_passes():
-    assert selfcheck.disagreement(reference.critic_gradients, CPU, SMALL) is None
+def followed_by(change):
+    """The right update, and then something with what it left."""
+
+    def update(requests):
+        results = explicit_update(reference.critic_gradients_of_runs)(requests)
+        for request in requests:
+            change(request)
+        return results
+
+    return update
+
+
+def test_a_right_update_passes():
+    assert selfcheck.disagreement(explicit_update(reference.critic_gradients_of_runs), CPU, SMALL) is None
 
 
 @pytest.mark.parametrize(
-    ("step", "reason"),
+    ("update", "reason"),
     [
         (scaled_gradient(4, 1.001), "the gradient of parameter 4 differs"),
         (scaled_gradient(12, float("nan")), "the gradient of parameter 12 differs"),
         (changed(lambda r: r._replace(penalty=r.penalty * 1.001)), "the penalty differs"),
-        (changed(lambda r: r._replace(statistics=[(m, v * 1.01) for m, v in r.statistics])), "the variance of block"),
+        (changed(lambda r: r._replace(statistics=[(m, v * 1.01) for m, v in r.statistics])), "running_var of block"),
+        (followed_by(lambda r: r.critic.blocks[2].norm.num_batches_tracked.add_(1)), "tracked of block 2 differs"),
+        (followed_by(lambda r: r.optimizer.step()), "what Adam made of the parameters differs"),
     ],
 )
-def test_a_wrong_step_is_told(step, reason):
-    assert reason in (selfcheck.disagreement(step, CPU, SMALL) or "")
+def test_a_wrong_update_is_told(update, reason):
+    assert reason in (selfcheck.disagreement(update, CPU, SMALL) or "")
 
 
-def test_a_step_that_fails_is_told():
-    def step(*arguments):
+def test_an_update_that_fails_is_told():
+    def update(requests):
         raise RuntimeError("Failed to find C compiler")
 
     assert "do not run here: RuntimeError: Failed to find C compiler" in (
-        selfcheck.disagreement(step, CPU, SMALL) or ""
+        selfcheck.disagreement(update, CPU, SMALL) or ""
     )
 
 

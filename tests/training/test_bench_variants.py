@@ -13,10 +13,11 @@ from torch import Tensor
 from task_losses import DenoiseLoss, SRLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
 from training import export
+from training.adam import adam
 from training.bench import ablations
 from training.bench.peers import Sources, find_peer
 from training.bench.variant_forms import UnitFeatures, reweighted, unit_feature_loss, with_gains
-from training.bench.variant_training import averaged, hinge_loss, hinge_step, method_of
+from training.bench.variant_training import averaged, hinge_loss, hinge_update, method_of
 from training.bench.variants import Variant, released, weights_of
 from training.config import Config
 from training.kernels import Request
@@ -56,14 +57,19 @@ def test_a_spectrally_normalised_critic_does_not_feel_the_size_of_its_weights() 
     critic, larger = Discriminator(4), Discriminator(4)
     larger.load_state_dict({k: 3 * v if v.dim() == 4 else v for k, v in critic.state_dict().items()})
     image, other = pair()
-    requests = [Request(network, image, other, 0.5, 1.0, True) for network in (critic, larger)]
-    first, second = hinge_step(spectral_norm=True)(requests)
+    requests = [
+        Request(network, adam(network.parameters(), 0.01, (0.5, 0.999)), image, other, 0.5, 1.0, True)
+        for network in (critic, larger)
+    ]
+    weight = critic.last.weight.detach().clone()
+    first, second = hinge_update(spectral_norm=True)(requests)
     torch.testing.assert_close(first.distance, second.distance)
     gradient, of_larger = critic.last.weight.grad, larger.last.weight.grad
     assert gradient is not None
     assert of_larger is not None
     torch.testing.assert_close(gradient, 3 * of_larger)
-    assert abs((gradient * critic.last.weight).sum()) < 1e-5 * gradient.norm()  # the size itself has no gradient
+    assert abs((gradient * weight).sum()) < 1e-5 * gradient.norm()  # the size itself has no gradient
+    assert not torch.equal(critic.last.weight, weight)  # Adam's step is part of the update
 
 
 def test_a_spectrally_normalised_run_exports_weights_of_norm_one(tmp_path: Path) -> None:

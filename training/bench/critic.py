@@ -24,7 +24,7 @@ from torch import Tensor
 from training.bench.cost import peak_memory
 from training.config import Config
 from training.images import open_image, pyramid, resize_clipped
-from training.kernels import Request, Step, choose
+from training.kernels import Request, Update, choose
 from training.kernels.reference import critic_gradients
 from training.provenance import machine
 from training.train import Scale
@@ -34,24 +34,27 @@ BACK_ENDS = ("autograd", "reference", "native")
 MIX = 0.37
 
 
-def iterate(scale: Scale, step: Step, real: Tensor, fake: Tensor, draws: torch.Generator) -> None:
+def iterate(scale: Scale, update: Update, real: Tensor, fake: Tensor, draws: torch.Generator) -> None:
     course = scale.step(real, fake, 0, draws)
-    (judged,) = step([next(course)])
+    (judged,) = update([next(course)])
     try:
         course.send(judged)
     except StopIteration:
         return
 
 
-def gradient_errors(config: Config, index: int, steps: dict[str, Step], real: Tensor, fake: Tensor) -> dict[str, float]:
-    critics: dict[str, Any] = {name: Scale(config, index, CPU).networks["discriminator"] for name in steps}
+def gradient_errors(
+    config: Config, index: int, updates: dict[str, Update], real: Tensor, fake: Tensor
+) -> dict[str, float]:
+    scales = {name: Scale(config, index, CPU) for name in updates}
+    critics: dict[str, Any] = {name: scale.networks["discriminator"] for name, scale in scales.items()}
     start = [parameter.detach().double() for parameter in critics[BACK_ENDS[0]].parameters()]
     settings = MIX, config.penalty_weight, config.shared_norm
     exact = critic_gradients(start, real.double(), fake.double(), *settings).parameters
     length = sum(gradient.square().sum().item() for gradient in exact)
     errors = {}
-    for name, step in steps.items():
-        step([Request(critics[name], real, fake, *settings)])
+    for name, update in updates.items():
+        update([Request(critics[name], scales[name].optimizers["discriminator"], real, fake, *settings)])
         pairs = zip(critics[name].parameters(), exact, strict=True)
         errors[name] = (sum((p.grad.double() - e).square().sum().item() for p, e in pairs) / length) ** 0.5
     return errors
@@ -59,23 +62,23 @@ def gradient_errors(config: Config, index: int, steps: dict[str, Step], real: Te
 
 def measure_scale(config: Config, index: int, real: Tensor, fake: Tensor, rounds: int) -> dict[str, dict[str, Any]]:
     """Per back end: seconds of a step, megabytes of its tensors at the finest scale, error of its gradients."""
-    steps = {name: choose(name, CPU, config.architecture.channels)[0] for name in BACK_ENDS}
+    updates = {name: choose(name, CPU, config.architecture.channels)[0] for name in BACK_ENDS}
     scales = {name: Scale(config, index, CPU) for name in BACK_ENDS}
     draws = {name: torch.Generator().manual_seed(0) for name in BACK_ENDS}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in BACK_ENDS}
     for turn in range(rounds + 1):
-        for name, step in steps.items():
+        for name, update in updates.items():
             cpu, wall = time.process_time(), time.perf_counter()
-            iterate(scales[name], step, real, fake, draws[name])
+            iterate(scales[name], update, real, fake, draws[name])
             if turn:  # the first fills caches
                 seconds[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    errors = gradient_errors(config, index, steps, real, fake)
+    errors = gradient_errors(config, index, updates, real, fake)
     results: dict[str, dict[str, Any]] = {}
-    for name, step in steps.items():
+    for name, update in updates.items():
         cpu, wall = map(min, zip(*seconds[name], strict=True))
         results[name] = {"cpu": cpu, "wall": wall, "error": errors[name]}
         if index == config.scales - 1:
-            work = functools.partial(iterate, scales[name], step, real, fake, draws[name])
+            work = functools.partial(iterate, scales[name], update, real, fake, draws[name])
             results[name]["megabytes"] = peak_memory(work)
     return results
 

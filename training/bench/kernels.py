@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
+from training.adam import adam
 from training.bench.cost import peak_memory
 from training.bench.roofline import recipe_sizes
 from training.config import Config
@@ -120,7 +121,9 @@ def fused_update(critic: Discriminator, real: Tensor, fake: Tensor, precision: s
     from training.kernels.graph import CriticIteration
 
     size = (real.shape[2], real.shape[3])
-    iteration = CriticIteration([critic], len(real), size, LR, BETAS, PENALTY_WEIGHT, precision=precision)
+    optimizer = adam(critic.parameters(), LR, BETAS)
+    iteration = CriticIteration([critic], [optimizer], len(real), size, PENALTY_WEIGHT, precision=precision)
+    iteration.capture()
     return lambda: iteration([real], [fake], [MIX])
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from training.config import Config
-from training.kernels import Judged, Request, Step
+from training.kernels import Judged, Request, Update
 from training.objectives import scores
 from training.train import Scale
 
@@ -26,15 +26,15 @@ def hinge_loss(of_real: Tensor, of_fake: Tensor) -> Tensor:
     return F.relu(1 - of_real).mean() + F.relu(1 + of_fake).mean()
 
 
-def hinge_step(spectral_norm: bool) -> Step:
-    """A step as :func:`training.kernels.choose` returns, by the hinge loss. It has no penalty: 0 is returned for it.
+def hinge_update(spectral_norm: bool) -> Update:
+    """An update as :func:`training.kernels.choose` returns, by the hinge loss. It has no penalty: 0 is returned for it.
 
     Args:
         spectral_norm: the critic acts with its weights as :func:`spectrally_normalised` returns them, and the
             gradient goes through the norm. BatchNorm undoes the scale of all convolutions but the last, up to its eps.
     """
 
-    def step(requests: Sequence[Request]) -> list[Judged]:
+    def update(requests: Sequence[Request]) -> list[Judged]:
         results = []
         for run in requests:
             parameters: dict[str, Tensor] = dict(run.critic.named_parameters())
@@ -44,11 +44,12 @@ def hinge_step(spectral_norm: bool) -> Step:
             gradients = torch.autograd.grad(hinge_loss(of_real, of_fake), list(parameters.values()))
             for parameter, gradient in zip(parameters.values(), gradients, strict=True):
                 parameter.grad = gradient
+            run.optimizer.step()
             distance = of_real.mean() - of_fake.mean()
             results.append(Judged(distance.detach(), distance.new_zeros(())))
         return results
 
-    return step
+    return update
 
 
 def spectrally_normalised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,7 +120,7 @@ def averaged(
 MakeScale = Callable[[Config, int, torch.device], Scale]
 
 
-def method_of(objective: str, spectral_norm: bool, average: float) -> tuple[Step | None, MakeScale]:
+def method_of(objective: str, spectral_norm: bool, average: float) -> tuple[Update | None, MakeScale]:
     """What :func:`training.train.train_together` takes to train in this way."""
-    step = hinge_step(spectral_norm) if objective == "hinge" else None
-    return step, partial(VariantScale, average=average, spectral_norm=spectral_norm)
+    update = hinge_update(spectral_norm) if objective == "hinge" else None
+    return update, partial(VariantScale, average=average, spectral_norm=spectral_norm)

@@ -1,6 +1,6 @@
 """Kernels of the training: one operation per file, with its plain form in torch, its Triton kernels and its launcher.
 
-Triton is optional: every module here imports without it. This file chooses what computes the critic's step.
+Triton is optional: every module here imports without it. This file chooses what makes the critic's updates.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ GradientsOfRuns = Callable[..., list[CriticGradients]]
 
 
 class Request(NamedTuple):
-    """A critic's wish for a step: what :func:`training.objectives.critic_loss` takes."""
+    """A critic's wish for an update.
+
+    Attributes:
+        optimizer: of the critic's parameters, see :func:`training.adam.adam`.
+        real, fake, mix, penalty_weight, shared_norm: as :func:`training.objectives.critic_loss` takes them.
+    """
 
     critic: Discriminator
+    optimizer: torch.optim.Adam
     real: Tensor
     fake: Tensor
     mix: float
@@ -32,18 +38,19 @@ class Request(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """The losses of a step, each a scalar: see :class:`training.objectives.CriticLoss`."""
+    """The losses before an update, each a scalar: see :class:`training.objectives.CriticLoss`."""
 
     distance: Tensor
     penalty: Tensor
 
 
-# Leaves the gradients in the critics' ``.grad``, moves their running statistics, returns their losses.
-Step = Callable[[Sequence[Request]], list[Judged]]
+# Leaves the gradients in the critics' ``.grad``, moves their running statistics, makes their optimizers' steps, returns
+# their losses.
+Update = Callable[[Sequence[Request]], list[Judged]]
 
 
-def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[Step, str]:
-    """What computes the critic's step.
+def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[Update, str]:
+    """What makes the critic's updates.
 
     Args:
         name: one of :data:`training.config.KERNELS`.
@@ -51,82 +58,90 @@ def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[St
         channels: widths of the critics.
 
     Returns:
-        The step, and a line that says which it is and why; its first word is the name.
+        It, and a line that says which it is and why; its first word is the name.
 
     Raises:
         ValueError: the machine cannot do what the name asks for.
     """
     if name == "autograd":
-        return autograd_step, "autograd: as asked for"
+        return autograd_update, "autograd: as asked for"
     if name == "reference":
-        return explicit_step(reference.critic_gradients_of_runs), "reference: as asked for"
+        return explicit_update(reference.critic_gradients_of_runs), "reference: as asked for"
     fast = name if name != "auto" else "triton" if device.type == "cuda" else "native"
     try:
-        gradients = _triton(device) if fast == "triton" else _native(device, channels)
+        update = _triton(device) if fast == "triton" else _native(device, channels)
     except _Unusable as reason:
         if name != "auto":
             raise ValueError(
                 f"--kernels {name} cannot run here: {reason}; use --kernels auto, or reference for plain torch"
             ) from reason
-        return explicit_step(reference.critic_gradients_of_runs), f"reference: no {fast} kernels here: {reason}"
-    return explicit_step(gradients), f"{fast}: checked against the reference on this machine"
+        return explicit_update(reference.critic_gradients_of_runs), f"reference: no {fast} kernels here: {reason}"
+    return update, f"{fast}: checked against the reference on this machine"
 
 
-def autograd_step(requests: Sequence[Request]) -> list[Judged]:
+def autograd_update(requests: Sequence[Request]) -> list[Judged]:
     """By :func:`training.objectives.critic_loss` and a double backward."""
     results = []
     for run in requests:
-        total, distance, penalty = critic_loss(*run)
+        total, distance, penalty = critic_loss(
+            run.critic, run.real, run.fake, run.mix, run.penalty_weight, run.shared_norm
+        )
         parameters = list(run.critic.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
             parameter.grad = gradient
+        run.optimizer.step()
         results.append(Judged(distance.detach(), penalty.detach()))
     return results
 
 
-def explicit_step(gradients_of_runs: GradientsOfRuns) -> Step:
+def explicit_update(gradients_of_runs: GradientsOfRuns) -> Update:
     """By a function like :func:`training.kernels.reference.critic_gradients_of_runs`."""
 
-    def step(requests: Sequence[Request]) -> list[Judged]:
-        results: dict[int, Judged] = {}
-        for alike in _alike(requests):
-            runs = [requests[index] for index in alike]
-            every = gradients_of_runs(
-                [list(run.critic.parameters()) for run in runs],
-                [run.real for run in runs],
-                [run.fake for run in runs],
-                [run.mix for run in runs],
-                runs[0].penalty_weight,
-                runs[0].shared_norm,
-            )
-            for index, run, gradients in zip(alike, runs, every, strict=True):
-                _apply(run, gradients)
-                results[index] = Judged(gradients.distance, gradients.penalty)
-        return [results[index] for index in range(len(requests))]
+    def update(runs: Sequence[Request]) -> list[Judged]:
+        every = gradients_of_runs(
+            [list(run.critic.parameters()) for run in runs],
+            [run.real for run in runs],
+            [run.fake for run in runs],
+            [run.mix for run in runs],
+            runs[0].penalty_weight,
+            runs[0].shared_norm,
+        )
+        for run, gradients in zip(runs, every, strict=True):
+            _apply(run, gradients)
+            run.optimizer.step()
+        return [Judged(gradients.distance, gradients.penalty) for gradients in every]
 
-    return step
+    return lambda requests: by_groups(requests, update)
+
+
+def by_groups(requests: Sequence[Request], update: Update) -> list[Judged]:
+    """Updates in groups that can share launches, by a function that takes one group."""
+    results: dict[int, Judged] = {}
+    for group in _alike(requests):
+        results |= zip(group, update([requests[index] for index in group]), strict=True)
+    return [results[index] for index in range(len(requests))]
 
 
 class _Unusable(Exception):
     """Why a back end cannot be used here."""
 
 
-def _triton(device: torch.device) -> GradientsOfRuns:
+def _triton(device: torch.device) -> Update:
     if device.type != "cuda":
         raise _Unusable(f"Triton's kernels need a CUDA device, the training is on {device.type}")
     try:
         selfcheck = importlib.import_module("training.kernels.selfcheck")
-        step = importlib.import_module("training.kernels.step")
+        graph = importlib.import_module("training.kernels.graph")
     except ImportError as error:
         raise _Unusable(f"{error}; Triton comes with torch's CUDA builds, or from `pip install triton`") from error
     complaint = selfcheck.check(device)
     if complaint is not None:
         raise _Unusable(complaint)
-    gradients: GradientsOfRuns = step.critic_gradients_of_runs
-    return gradients
+    update: Update = graph.Iterations()
+    return update
 
 
-def _native(device: torch.device, channels: Sequence[int]) -> GradientsOfRuns:
+def _native(device: torch.device, channels: Sequence[int]) -> Update:
     if device.type != "cpu":
         raise _Unusable(f"the compiled operations are for the CPU, the training is on {device.type}")
     try:
@@ -134,7 +149,7 @@ def _native(device: torch.device, channels: Sequence[int]) -> GradientsOfRuns:
             native.operations(width)
     except native.Unavailable as error:
         raise _Unusable(str(error)) from error
-    return native.critic_gradients_of_runs
+    return explicit_update(native.critic_gradients_of_runs)
 
 
 def _alike(requests: Sequence[Request]) -> list[list[int]]:

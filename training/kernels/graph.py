@@ -1,35 +1,85 @@
 """A whole update of critics as one CUDA graph: gradients, running statistics and Adam, in static memory, no host sync.
 
-iteration = CriticIteration(critics, images=1, size=(150, 200), ...)
-losses = iteration(real, fake, mix)      # copies the inputs, replays the graph; losses stay on the device
+update = Iterations()      # what makes the updates of ``--kernels triton``
+judged = update(requests)  # copies the images, replays the graph; losses stay on the device
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
+from training.adam import capturable
+from training.kernels import Judged, Request, by_groups
 from training.kernels.fold import Running
-from training.kernels.optional_triton import interpreted
 from training.kernels.step import check, launch_step
 from training.networks import Discriminator
 
-_WARM_UPS = 3  # compile every kernel and fill the allocator before the capture
+_WARM_UPS = 2  # the first compiles the kernels and makes Adam's state, the second does what the graph will
+
+
+class Iterations:
+    """Updates of critics in Triton: an :data:`training.kernels.Update`, with a graph for each set of critics.
+
+    A set that a call does not ask for has ended its scale: its graph goes. Where none can be captured, a warning
+    says why, and every kernel is launched by itself.
+
+    Args:
+        captured: as graphs; without, every kernel is launched by itself.
+    """
+
+    def __init__(self, captured: bool = True) -> None:
+        self.captured = captured
+        self.kept: dict[Hashable, CriticIteration] = {}
+
+    def __call__(self, requests: Sequence[Request]) -> list[Judged]:
+        former, self.kept = self.kept, {}
+
+        def update(runs: Sequence[Request]) -> list[Judged]:
+            key = tuple((r.critic, r.optimizer, r.real.shape, r.penalty_weight, r.shared_norm) for r in runs)
+            iteration = self.kept[key] = former.get(key) or self._iteration(runs)
+            losses = iteration([r.real for r in runs], [r.fake for r in runs], [r.mix for r in runs])
+            return [Judged(distance, penalty) for distance, penalty in losses]
+
+        return by_groups(requests, update)
+
+    def _iteration(self, runs: Sequence[Request]) -> CriticIteration:
+        images, _, height, width = runs[0].real.shape
+        iteration = CriticIteration(
+            [run.critic for run in runs],
+            [run.optimizer for run in runs],
+            images,
+            (height, width),
+            runs[0].penalty_weight,
+            runs[0].shared_norm,
+        )
+        if self.captured:
+            try:
+                iteration.capture()
+            except NotCaptured as reason:
+                self.captured = False
+                warnings.warn(f"no CUDA graph here, every kernel is launched by itself: {reason}", stacklevel=1)
+        return iteration
+
+
+class NotCaptured(Exception):
+    """Why there is no graph, in a line; what was to be captured is as before."""
 
 
 class CriticIteration:
     """Updates critics of one width on images of one size, all in the same launches.
 
-    On a CUDA device the update is captured once and replayed; in Triton's interpreter, on the CPU, the same update
-    runs without a graph. The critics' parameters and statistics are always the current ones.
+    The critics' parameters and statistics, and the optimizers' states, are always the current ones. While this is in
+    use, no state may be loaded into the optimizers: they would put new tensors in the place of those of the graph.
 
     Args:
         critics: on one device; updated in place. Their BatchNorm buffers become views of shared ones.
+        optimizers: of each critic's parameters, see :func:`training.adam.adam`; may have made steps already.
         images: N, of each kind.
         size: height and width.
-        lr, betas: of Adam; set ``lr`` anew with :meth:`set_lr`.
         penalty_weight, shared_norm: as :func:`training.kernels.step.critic_gradients` takes them.
         precision: see :func:`training.kernels.configs.numerics`.
 
@@ -40,38 +90,29 @@ class CriticIteration:
     def __init__(
         self,
         critics: Sequence[Discriminator],
+        optimizers: Sequence[torch.optim.Adam],
         images: int,
         size: tuple[int, int],
-        lr: float,
-        betas: tuple[float, float],
         penalty_weight: float,
         shared_norm: bool = True,
         precision: str = "ieee",
     ) -> None:
+        self.optimizers = list(optimizers)
         self.parameters = [list(critic.parameters()) for critic in critics]
-        first = self.parameters[0][0]
-        self.real = first.new_zeros(len(critics), images, 3, *size).detach()
-        self.fake = torch.zeros_like(self.real)
-        self.settings = self.real.new_tensor([[0.0, penalty_weight]] * len(critics))
-        self.layout = check(self.parameters, list(self.real), list(self.fake), [0.0] * len(critics))
+        first, runs = self.parameters[0][0].detach(), len(self.parameters)
+        self.images = first.new_zeros(2 * runs, images, 3, *size)
+        self.real, self.fake = self.images.chunk(2)
+        self.settings = first.new_tensor([[0.0, penalty_weight]] * runs)
+        self.layout = check(self.parameters, list(self.real), list(self.fake), [0.0] * runs)
         self.running = [
             _shared([critic.get_submodule(f"blocks.{block}.norm") for critic in critics])
             for block in range(self.layout.depth - 1)
         ]
         self.shared_norm, self.precision = shared_norm, precision
-        on_device = first.is_cuda
-        self.optimizer = torch.optim.Adam(
-            [p for of_run in self.parameters for p in of_run],
-            lr=torch.tensor(lr, device=first.device) if on_device else lr,
-            betas=betas,
-            fused=True,
-            capturable=on_device,
-        )
-        self.graph: torch.cuda.CUDAGraph | None = None
         self.losses = self.settings
-        if on_device:
-            self._capture()
+        self.run: Callable[[], None] = self.update
 
+    @torch.no_grad()
     def __call__(self, real: Sequence[Tensor], fake: Sequence[Tensor], mix: Sequence[float]) -> Tensor:
         """One update.
 
@@ -80,25 +121,23 @@ class CriticIteration:
             mix: of each critic.
 
         Returns:
-            (critics, 2): distance and penalty before the update; overwritten by the next call.
-        """
-        for run, (r, f, m) in enumerate(zip(real, fake, mix, strict=True)):
-            self.real[run].copy_(r, non_blocking=True)
-            self.fake[run].copy_(f, non_blocking=True)
-            self.settings[run, 0].fill_(m)
-        if self.graph is None:
-            self.update()
-        else:
-            self.graph.replay()
-        return self.losses
+            (critics, 2): distance and penalty before the update.
 
-    def set_lr(self, lr: float) -> None:
-        """Changes the learning rate, also of a captured graph."""
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+        Raises:
+            ValueError: not as many images, or not of that size.
+        """
+        images = [*real, *fake]
+        if [image.shape for image in images] != [kept.shape for kept in self.images]:
+            raise ValueError(
+                f"expected {len(self.real)} real and fake images each, of shape {tuple(self.real.shape[1:])}, "
+                f"got {[tuple(image.shape) for image in images]}"
+            )
+        with torch.cuda.device_of(self.images):
+            torch.stack(images, out=self.images)
+            for settings, number in zip(self.settings, mix, strict=True):
+                settings[0].fill_(number)
+            self.run()
+            return self.losses.clone()
 
     @torch.no_grad()
     def update(self) -> None:
@@ -107,33 +146,61 @@ class CriticIteration:
         launched = launch_step(
             flat, self.layout, self.real, self.fake, self.settings, self.shared_norm, self.precision, self.running
         )
-        for of_run, row in zip(self.parameters, launched.gradients, strict=True):
+        for of_run, row, optimizer in zip(self.parameters, launched.gradients, self.optimizers, strict=True):
             for parameter, gradient in zip(of_run, self.layout.split(row), strict=True):
                 parameter.grad = gradient
-        self.optimizer.step()
+            optimizer.step()
         self.losses = launched.losses
 
-    def _capture(self) -> None:
-        """Warms up, takes back what that changed, and captures."""
-        assert not interpreted()
-        tensors: list[Tensor] = [p for of_run in self.parameters for p in of_run]
-        tensors += [t for block in self.running for t in (block.mean, block.variance, block.batches)]
-        before = [t.detach().clone() for t in tensors]
-        stream = torch.cuda.Stream(self.real.device)
-        stream.wait_stream(torch.cuda.current_stream(self.real.device))
-        with torch.cuda.device_of(self.real), torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                self.update()
-        torch.cuda.current_stream(self.real.device).wait_stream(stream)
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
-            for state in self.optimizer.state.values():
-                for value in state.values():
-                    value.zero_()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device_of(self.real), torch.cuda.graph(self.graph):
+    def capture(self) -> None:
+        """From now on, updates replay a graph.
+
+        Raises:
+            NotCaptured: the device or its driver refuses; updates go on without.
+            RuntimeError: the update itself fails.
+        """
+        with torch.cuda.device_of(self.images):
+            self._rehearse()
+            try:
+                with capturable(self.optimizers):
+                    self.run = record(self.update, self.images.device)
+            except RuntimeError as error:
+                raise NotCaptured(str(error).partition("\n")[0]) from error
+
+    @torch.no_grad()
+    def _rehearse(self) -> None:
+        """Makes updates, so that all is compiled and in its place, and takes back what they change."""
+        changed: list[Tensor] = [p for of_run in self.parameters for p in of_run]
+        changed += [t for block in self.running for t in (block.mean, block.variance, block.batches)]
+        changed += self._moments()  # of a resumed run; otherwise there are none yet
+        before = [tensor.detach().clone() for tensor in changed]
+        for _ in range(_WARM_UPS):
             self.update()
+        for moment in self._moments():
+            moment.zero_()  # as Adam begins
+        for tensor, value in zip(changed, before, strict=True):
+            tensor.copy_(value)
+
+    def _moments(self) -> list[Tensor]:
+        """All that the optimizers remember."""
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        return [value for state in states for value in state.values()]
+
+
+def record(update: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Captures what an update launches, without running it.
+
+    Returns:
+        What runs it.
+
+    Raises:
+        RuntimeError: the device or its driver refuses.
+    """
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    # The outer context leads back to the current stream also where the inner one fails to end.
+    with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):
+        update()
+    return graph.replay
 
 
 def _shared(norms: Sequence[torch.nn.Module]) -> Running:

@@ -1,4 +1,4 @@
-"""Counts what a GPU has to launch for one update of the critic, Adam included.
+"""Counts what a GPU has to launch for one update of the critic, or of the generator, Adam included.
 
     TRITON_INTERPRET=1 python -m training.kernels.launches
 
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from training.kernels.bn_lrelu import fuse
 from training.kernels.graph import CriticIteration
 from training.kernels.launch import running, watch
 from training.kernels.optional_triton import interpreted
-from training.networks import Discriminator
-from training.objectives import critic_loss
+from training.networks import Discriminator, Generator
+from training.objectives import critic_loss, generator_loss
 
 _SIZE = (11, 11)  # the count does not depend on it
 _LR, _BETAS = 5e-4, (0.5, 0.999)
@@ -53,9 +54,15 @@ def count(update: Callable[[], object]) -> Counter[str]:
     return kernels
 
 
-def eager(channels: int = 8) -> Counter[str]:
-    """Of the step by autograd, with the Adam that torch takes on a device."""
+def eager(fused_norm: bool = False, channels: int = 8) -> Counter[str]:
+    """Of the step by autograd, with the Adam that torch takes on a device.
+
+    Args:
+        fused_norm: with BatchNorm and LeakyReLU in one operation. It counts once here, and launches three kernels.
+    """
     critic, real, fake = _problem(channels)
+    if fused_norm:
+        fuse(critic)
     optimizer = torch.optim.Adam(critic.parameters(), lr=_LR, betas=_BETAS, foreach=True)
 
     def update() -> None:
@@ -72,9 +79,36 @@ def eager(channels: int = 8) -> Counter[str]:
 def fused(channels: int = 8) -> Counter[str]:
     """Of the same in Triton, as a CUDA graph captures it."""
     critic, real, fake = _problem(channels)
-    iteration = CriticIteration([critic], 1, _SIZE, _LR, _BETAS, penalty_weight=0.1)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=_LR, betas=_BETAS, fused=True)
+    iteration = CriticIteration([critic], [optimizer], 1, _SIZE, penalty_weight=0.1)
     iteration([real], [fake], [0.5])
     return count(lambda: iteration([real], [fake], [0.5]))
+
+
+def generator(fused_norm: bool = False, channels: int = 8) -> Counter[str]:
+    """Of the generator's update by autograd, and of the fake that it makes for the critic.
+
+    Args:
+        fused_norm: see :func:`eager`.
+    """
+    critic, real, distorted = _problem(channels)
+    made = Generator(channels)
+    if fused_norm:
+        fuse(critic)
+        fuse(made)
+    parameters = list(made.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=_LR, betas=_BETAS, foreach=True)
+
+    def update() -> None:
+        with torch.no_grad():
+            made(distorted)
+        loss = generator_loss(critic, real, made(distorted), 10.0).total
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    update()
+    return count(update)
 
 
 def _problem(channels: int) -> tuple[Discriminator, Tensor, Tensor]:
@@ -85,7 +119,14 @@ def _problem(channels: int) -> tuple[Discriminator, Tensor, Tensor]:
 def main() -> None:
     if not interpreted():
         raise SystemExit("set TRITON_INTERPRET=1 before the start: the kernels are counted as they run, on the CPU")
-    for name, counts in (("eager", eager()), ("fused", fused())):
+    steps = {
+        "eager": eager(),
+        "fused": fused(),
+        "eager, bn_lrelu": eager(fused_norm=True),
+        "generator": generator(),
+        "generator, bn_lrelu": generator(fused_norm=True),
+    }
+    for name, counts in steps.items():
         print(json.dumps({"step": name, "launches": sum(counts.values()), "by name": dict(counts.most_common())}))
 
 

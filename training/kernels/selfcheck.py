@@ -1,7 +1,8 @@
-"""The Triton step against the reference on this very machine, before anything is trained with it.
+"""The Triton update against the reference on this very machine, before anything is trained with it.
 
 What the kernels become is decided by a compiler and a device that no test here has seen. So each device, with each
-version of torch, Triton and these files, shows once that its results are the reference's. A pass is remembered in the
+version of torch, Triton and these files, shows once that its results are the reference's. What is checked is what
+training will do: an update replayed from a CUDA graph, where one can be captured. A pass is remembered in the
 user's cache folder; a failure is not, since installing a compiler may cure it.
 """
 
@@ -10,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from training.kernels import reference
+from training.adam import adam
+from training.kernels import Request, Update, explicit_update, reference
 from training.kernels.configs import architecture, supported
 from training.kernels.optional_triton import TRITON_INSTALLED
-from training.kernels.reference import CriticGradients
 from training.networks import Discriminator
 
 _CHANNELS = 32
@@ -29,13 +31,14 @@ _SMALL, _LARGE = (13, 21), (90, 110)
 _STRICT, _LOOSE = 1e-4, 2e-2
 _CASES = ((_SMALL, True, _STRICT), (_SMALL, False, _STRICT), (_LARGE, True, _LOOSE))
 _SEED = 49  # keeps every activation of the small size 7e-5 away from the kink
+_MIX, _PENALTY_WEIGHT = 0.4, 0.1
+_LR, _BETAS = 1e-2, (0.5, 0.999)  # a step too many or too few moves the parameters by more than any bound above
 
-Step = Callable[..., CriticGradients]
 Case = tuple[tuple[int, int], bool, float]
 
 
 def check(device: torch.device) -> str | None:
-    """Why the Triton step must not be used on a device, or None if it agrees with the reference there.
+    """Why the Triton update must not be used on a device, or None if it agrees with the reference there.
 
     Takes about a second, and the compiler's time, on the first call for a device and its versions.
     """
@@ -51,35 +54,25 @@ def check(device: torch.device) -> str | None:
     passed = _read(path)
     if key in passed:
         return None
-    from training.kernels import step
+    from training.kernels.graph import Iterations
 
-    complaint = disagreement(step.critic_gradients, device)
+    complaint = disagreement(Iterations(), device)
     if complaint is None:
         _remember(path, [*passed, key])
     return complaint
 
 
-def disagreement(step: Step, device: torch.device, cases: Sequence[Case] = _CASES) -> str | None:
-    """Where a step in float32 differs from the reference in float64 by more than rounding, or None.
+def disagreement(update: Update, device: torch.device, cases: Sequence[Case] = _CASES) -> str | None:
+    """Where an update in float32 differs from the reference in float64 by more than rounding, or None.
 
     Args:
-        step: like :func:`training.kernels.reference.critic_gradients`.
         cases: size of the images, shared_norm, and the largest relative error allowed.
     """
+    exact = explicit_update(reference.critic_gradients_of_runs)
     for size, shared_norm, bound in cases:
-        parameters, real, fake = problem(size)
-        right = reference.critic_gradients(
-            [p.to(device) for p in parameters], real.to(device), fake.to(device), 0.4, 0.1, shared_norm
-        )
+        right = outcome(exact, size, shared_norm, device, torch.float64)
         try:
-            result = step(
-                [p.float().to(device) for p in parameters],
-                real.float().to(device),
-                fake.float().to(device),
-                0.4,
-                0.1,
-                shared_norm,
-            )
+            result = outcome(update, size, shared_norm, device, torch.float32)
             error, name = worst(result, right)
         except Exception as problem_there:  # a compiler, driver or launch that fails is a reason like any other
             return f"the kernels do not run here: {type(problem_there).__name__}: {problem_there}"
@@ -89,6 +82,52 @@ def disagreement(step: Step, device: torch.device, cases: Sequence[Case] = _CASE
                 f"{bound:.0e} (images {size[0]}x{size[1]}, shared_norm={shared_norm})"
             )
     return None
+
+
+class Outcome(NamedTuple):
+    """What a critic's first update leaves.
+
+    Attributes:
+        values: by name, what must be the reference's.
+        parameters: all of them, in one row.
+        stepped: what Adam, by itself, makes of the parameters before with the gradients that the update left. Its
+            steps divide by the gradient's size, so two roundings of a gradient may give opposite ones.
+    """
+
+    values: dict[str, Tensor]
+    parameters: Tensor
+    stepped: Tensor
+
+
+def outcome(
+    update: Update, size: tuple[int, int], shared_norm: bool, device: torch.device, dtype: torch.dtype
+) -> Outcome:
+    """Of an update of :func:`problem`, with running statistics that begin at 0."""
+    start, real, fake = problem(size)
+    critic = Discriminator(_CHANNELS).to(device, dtype)
+    parameters = list(critic.parameters())
+    with torch.no_grad():
+        for parameter, value in zip(parameters, start, strict=True):
+            parameter.copy_(value)
+        for buffer in critic.buffers():
+            buffer.zero_()
+    expected = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    optimizer = adam(parameters, _LR, _BETAS)
+    real, fake = real.to(device, dtype), fake.to(device, dtype)
+    (judged,) = update([Request(critic, optimizer, real, fake, _MIX, _PENALTY_WEIGHT, shared_norm)])
+
+    values = {"the distance": judged.distance, "the penalty": judged.penalty}
+    for index, (parameter, copy) in enumerate(zip(parameters, expected, strict=True)):
+        assert parameter.grad is not None
+        copy.grad = parameter.grad.clone()
+        values[f"the gradient of parameter {index}"] = copy.grad
+    del values[f"the gradient of parameter {len(parameters) - 1}"]  # the last bias's is exactly 0
+    for block, norm in enumerate(module for module in critic.modules() if isinstance(module, nn.BatchNorm2d)):
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            values[f"{name} of block {block}"] = norm.get_buffer(name).double()
+    torch.optim.Adam(expected, lr=_LR, betas=_BETAS).step()
+    updated, stepped = (nn.utils.parameters_to_vector(each).detach() for each in (parameters, expected))
+    return Outcome(values, updated, stepped)
 
 
 def problem(size: tuple[int, int], channels: int = _CHANNELS) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -109,21 +148,15 @@ def problem(size: tuple[int, int], channels: int = _CHANNELS) -> tuple[list[Tens
     return parameters, real, 0.5 * fake.square()
 
 
-def worst(result: CriticGradients, right: CriticGradients) -> tuple[float, str]:
+def worst(result: Outcome, right: Outcome) -> tuple[float, str]:
     """The largest relative error of a result, by Euclidean norm, and of what it is; NaN counts as the largest."""
-    pairs = {"the distance": (result.distance, right.distance), "the penalty": (result.penalty, right.penalty)}
-    # The last bias's gradient is exactly 0.
-    for index, pair in enumerate(zip(result.parameters[:-1], right.parameters[:-1], strict=True)):
-        pairs[f"the gradient of parameter {index}"] = pair
-    for index, (mine, theirs) in enumerate(zip(result.statistics, right.statistics, strict=True)):
-        pairs[f"the mean of block {index}"] = mine[0], theirs[0]
-        pairs[f"the variance of block {index}"] = mine[1], theirs[1]
-    errors = [(_relative(a.double(), b), name) for name, (a, b) in pairs.items()]
+    errors = [(_relative(result.values[name], value), name) for name, value in right.values.items()]
+    errors.append((_relative(result.parameters, result.stepped), "what Adam made of the parameters"))
     return max(errors, key=lambda error: float("inf") if error[0] != error[0] else error[0])
 
 
 def _relative(a: Tensor, b: Tensor) -> float:
-    return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
+    return float(torch.linalg.vector_norm(a.double() - b) / torch.linalg.vector_norm(b))
 
 
 def _key(device: torch.device) -> str:
