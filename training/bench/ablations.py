@@ -142,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             baseline, found = scores(task, "ours"), scores(task, loss_of(variant, options.runs))
             intervals = {name: paired_difference(found[name], baseline[name]) for name in conditions.metrics}
             measured = {name: asdict(interval) for name, interval in intervals.items() if interval is not None}
-            done.append({"question": question, "changes": changes, "differences": measured})
+            entry = {"question": question, "changes": changes, "start_steps": conditions.recipe.start_steps}
+            done.append({**entry, "differences": measured})
             write_json(done, path)
             print(f"{task} {changes}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     (options.out / "ablations.md").write_text(render(options.out, conditions.metrics), encoding="utf-8")
@@ -161,8 +162,8 @@ def render(folder: Path, metrics: Sequence[str]) -> str:
                 shown(name, Interval(**entry["differences"][name])) if name in entry["differences"] else ""
                 for name in metrics
             )
-            rows.append([entry["question"], changes, *intervals])
-        parts += [f"## {task}", table(["question", "changed", *map(column_title, metrics)], rows)]
+            rows.append([entry["question"], changes, str(entry["start_steps"]), *intervals])
+        parts += [f"## {task}", table(["question", "changed", "start", *map(column_title, metrics)], rows)]
     return "\n\n".join(parts) + "\n"
 
 
