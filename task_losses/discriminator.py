@@ -142,10 +142,7 @@ class FrozenDiscriminator(nn.Module):
         while outputs:  # from the last layer that is compared down to the image, which is layer 0
             output, layer = outputs.pop(), len(outputs)
             if layer in self.taps:
-                reference = references.pop()
-                # In place of the reference's features, which are not needed any more; the image itself is the caller's.
-                difference = torch.sub(output, reference, out=reference if layer > 0 else None)
-                distance, by_output = self._distance_and_derivative(difference)
+                distance, by_output = self._distance_and_derivative(output, references.pop())
                 total += distance
                 gradient = by_output if gradient is None else gradient.add_(by_output)
                 del by_output
@@ -160,8 +157,9 @@ class FrozenDiscriminator(nn.Module):
         assert gradient is not None
         return total, gradient
 
-    def _distance_and_derivative(self, difference: Tensor) -> tuple[Tensor, Tensor]:
-        """One tap's distances (N,), and their derivative by the difference, which is overwritten."""
+    def _distance_and_derivative(self, output: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """One tap's distances (N,), and their derivative by ``output``."""
+        difference = output - reference
         elements = difference[0].numel()
         if self.squared:
             distance = torch.linalg.vector_norm(difference, dim=(1, 2, 3)).square() / elements
