@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 SLOPE = 0.2  # LeakyReLU of every discriminator, in training and here
 DISTANCES = ("squared", "absolute")
+# Smooths |d|^p at zero, for images in [0, 1]: its second derivative stays finite. A quarter of an 8-bit step.
+SMOOTHING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,10 @@ class Architecture:
         ratio: size of a pyramid level relative to the next finer one.
         depth: number of 3x3 convolutions; the last one has a single output channel. No padding anywhere, so the
             receptive field is ``2 * depth + 1`` pixels.
-        taps: layers (1 to depth) whose outputs are compared; 0 is the image itself, at the scale's size.
+        taps: layers (1 to depth) whose outputs are compared; 0 is the image itself, compared once, by the finest scale.
         distance: how two outputs are compared: by the mean of their ``"squared"`` or ``"absolute"`` differences.
+        image_exponent: how two images are compared: by the mean of |difference|^exponent, from 1 to 2, between them
+            smoothed at zero.
     """
 
     channels: tuple[int, ...] = (32,) * 8
@@ -32,6 +36,7 @@ class Architecture:
     depth: int = 5
     taps: tuple[int, ...] = (1, 4, 5)
     distance: str = "squared"
+    image_exponent: float = 2.0
 
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 1:
@@ -40,10 +45,14 @@ class Architecture:
             raise ValueError(f"ratio must lie between 0 and 1, got {self.ratio}")
         if self.depth < 2:
             raise ValueError(f"depth must be at least 2, got {self.depth}")
-        if not self.taps or not set(self.taps) <= set(range(self.depth + 1)):
-            raise ValueError(f"taps must be layers from 0 (the image) to {self.depth}, got {self.taps}")
+        if max(self.taps, default=0) < 1 or not set(self.taps) <= set(range(self.depth + 1)):
+            raise ValueError(
+                f"taps must be layers from 0 (the image) to {self.depth}, at least one above 0, got {self.taps}"
+            )
         if self.distance not in DISTANCES:
             raise ValueError(f"distance must be {' or '.join(DISTANCES)}, got {self.distance!r}")
+        if not 1 <= self.image_exponent <= 2:
+            raise ValueError(f"image_exponent must be from 1 to 2, got {self.image_exponent}")
 
     @property
     def scales(self) -> int:
@@ -53,6 +62,10 @@ class Architecture:
     def receptive_field(self) -> int:
         """Also the smallest side of an image that a discriminator can see."""
         return 2 * self.depth + 1
+
+    def taps_of(self, scale: int) -> tuple[int, ...]:
+        """What a scale's discriminator compares: the image itself only at the finest."""
+        return tuple(tap for tap in self.taps if tap > 0 or scale == self.scales - 1)
 
     def layer_shapes(self, scale: int) -> list[tuple[int, int]]:
         """(inputs, outputs) of each convolution of a scale's discriminator."""
@@ -69,16 +82,22 @@ class FrozenDiscriminator(nn.Module):
 
     Args:
         layers: (weight, bias) of each convolution; weights are (outputs, inputs, 3, 3).
-        taps, distance: see :class:`Architecture`.
+        taps: see :meth:`Architecture.taps_of`.
+        distance, image_exponent: see :class:`Architecture`.
     """
 
     def __init__(
-        self, layers: Sequence[tuple[Tensor, Tensor]], taps: Sequence[int], distance: str = Architecture.distance
+        self,
+        layers: Sequence[tuple[Tensor, Tensor]],
+        taps: Sequence[int],
+        distance: str = Architecture.distance,
+        image_exponent: float = Architecture.image_exponent,
     ) -> None:
         super().__init__()
         self.depth = len(layers)
-        self.taps = tuple(taps)
-        self.squared = distance == "squared"
+        self.taps = tuple(sorted(taps))
+        self.exponent = 2.0 if distance == "squared" else 1.0
+        self.image_exponent = image_exponent
         for index, (weight, bias) in enumerate(layers):
             self.register_buffer(f"weight{index}", weight.detach().clone(), persistent=False)
             self.register_buffer(f"bias{index}", bias.detach().clone(), persistent=False)
@@ -101,11 +120,20 @@ class FrozenDiscriminator(nn.Module):
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
         """Sum over taps of the mean feature difference of each image, squared or absolute: (N,)."""
-        pairs = zip(self(pred), self(target), strict=True)  # no weight requires grad: each side's graph is its own
-        return torch.stack([self._size(x - y).mean(dim=(1, 2, 3)) for x, y in pairs]).sum(dim=0)
+        # No weight requires grad: each side's graph is its own.
+        outputs = zip(self.taps, self(pred), self(target), strict=True)
+        return torch.stack([self._size(x - y, tap).mean(dim=(1, 2, 3)) for tap, x, y in outputs]).sum(dim=0)
 
-    def _size(self, difference: Tensor) -> Tensor:
-        return difference.square() if self.squared else difference.abs()
+    def _size(self, difference: Tensor, tap: int) -> Tensor:
+        exponent = self._exponent(tap)
+        if exponent == 2:
+            return difference.square()
+        if exponent == 1:
+            return difference.abs()
+        return (difference.square() + SMOOTHING**2) ** (exponent / 2) - SMOOTHING**exponent
+
+    def _exponent(self, tap: int) -> float:
+        return self.image_exponent if tap == 0 else self.exponent
 
     def distance_map(self, pred: Tensor, target: Tensor) -> Tensor:
         """Where :meth:`distance` comes from: (N, 1, H, W), not negative, with that distance as its mean.
@@ -115,8 +143,8 @@ class FrozenDiscriminator(nn.Module):
         """
         height, width = pred.shape[2:]
         total = pred.new_zeros(len(pred), 1, height, width)
-        for tap, x, y in zip(sorted(self.taps), self(pred), self(target), strict=True):
-            difference = self._size(x - y).mean(dim=1, keepdim=True)
+        for tap, x, y in zip(self.taps, self(pred), self(target), strict=True):
+            difference = self._size(x - y, tap).mean(dim=1, keepdim=True)
             # A full correlation with a box: the sum stays, the area grows from the features' to the image's.
             spread = F.avg_pool2d(F.pad(difference, (2 * tap,) * 4), 2 * tap + 1, stride=1)
             total = total + spread * (height * width / (difference.shape[2] * difference.shape[3]))
@@ -142,7 +170,7 @@ class FrozenDiscriminator(nn.Module):
         while outputs:  # from the last layer that is compared down to the image, which is layer 0
             output, layer = outputs.pop(), len(outputs)
             if layer in self.taps:
-                distance, by_output = self._distance_and_derivative(output, references.pop())
+                distance, by_output = self._distance_and_derivative(output, references.pop(), layer)
                 total += distance
                 gradient = by_output if gradient is None else gradient.add_(by_output)
                 del by_output
@@ -157,12 +185,17 @@ class FrozenDiscriminator(nn.Module):
         assert gradient is not None
         return total, gradient
 
-    def _distance_and_derivative(self, output: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    def _distance_and_derivative(self, output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:
         """One tap's distances (N,), and their derivative by ``output``."""
         difference = output - reference
         elements = difference[0].numel()
-        if self.squared:
+        exponent = self._exponent(tap)
+        if exponent == 2:
             distance = torch.linalg.vector_norm(difference, dim=(1, 2, 3)).square() / elements
             return distance, difference.mul_(2 / elements)
-        distance = torch.linalg.vector_norm(difference, ord=1, dim=(1, 2, 3)) / elements
-        return distance, difference.sign_().div_(elements)
+        if exponent == 1:
+            distance = torch.linalg.vector_norm(difference, ord=1, dim=(1, 2, 3)) / elements
+            return distance, difference.sign_().div_(elements)
+        distance = self._size(difference, tap).mean(dim=(1, 2, 3))
+        smoothed = difference.square() + SMOOTHING**2
+        return distance, difference.mul_(smoothed.pow_(exponent / 2 - 1)).mul_(exponent / elements)

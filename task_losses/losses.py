@@ -1,9 +1,10 @@
 """The losses: distances between the features of frozen, task-specific discriminators.
 
-    L(x, y) = sum over scales k, taps l of  mean(|D_k^l(x) - D_k^l(y)|^p)
+    L(x, y) = mean(|x - y|^q) + sum over scales k, taps l of  mean(|D_k^l(x) - D_k^l(y)|^p)
 
 after Mustafa et al., "Training a Task-Specific Image Reconstruction Loss", WACV 2022 (arXiv 2103.14616). Each
-discriminator sees the pyramid level of its own scale; p is 2 or 1, as the weights say. See docs/method.md.
+discriminator sees the pyramid level of its own scale. The weights say whether p is 2 or 1, which q from 1 to 2, and
+whether the image's own term is there. See docs/method.md.
 """
 
 from __future__ import annotations
@@ -109,7 +110,12 @@ class TaskLoss(SharingMixin, nn.Module):
         self.weights_sha256 = weights.sha256
         self.weights_info = weights.info
         self.discriminators = nn.ModuleList(
-            FrozenDiscriminator(weights.layers(scale), self.architecture.taps, self.architecture.distance)
+            FrozenDiscriminator(
+                weights.layers(scale),
+                self.architecture.taps_of(scale),
+                self.architecture.distance,
+                self.architecture.image_exponent,
+            )
             for scale in self.scales
         )
 

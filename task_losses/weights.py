@@ -226,7 +226,10 @@ def serialize_weights(tensors: dict[str, Tensor], architecture: Architecture, in
     """
     from safetensors.torch import save
 
-    content = {**info, "schema": SCHEMA, "architecture": {**asdict(architecture), "slope": SLOPE}}
+    form = {**asdict(architecture), "slope": SLOPE}
+    if 0 not in architecture.taps:
+        del form["image_exponent"]  # of an image that is not compared
+    content = {**info, "schema": SCHEMA, "architecture": form}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={METADATA_KEY: text})
 
@@ -278,6 +281,7 @@ def architecture_from_dict(content: dict[str, Any]) -> Architecture:
         depth=int(content["depth"]),
         taps=tuple(int(tap) for tap in content["taps"]),
         distance=content.get("distance", Architecture.distance),
+        image_exponent=float(content.get("image_exponent", Architecture.image_exponent)),
     )
 
 

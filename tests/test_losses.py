@@ -251,25 +251,34 @@ class TestValue:
         assert touched.max(dim=0).values.tolist() == [39, 17]
 
 
-FORMS = [((1, 4, 5), "squared"), ((1, 4), "absolute"), ((0, 4), "squared"), ((0, 2, 5), "absolute"), ((0,), "absolute")]
+FORMS = [
+    ((1, 4, 5), "squared", 2.0),
+    ((1, 4), "absolute", 2.0),
+    ((0, 4), "squared", 1.5),
+    ((0, 4), "squared", 2.0),
+    ((0, 2, 5), "absolute", 1.0),
+]
 
 
-@pytest.mark.parametrize(("taps", "distance"), FORMS)
+@pytest.mark.parametrize(("taps", "distance", "exponent"), FORMS)
 class TestForm:
     """Which outputs are compared and how is part of a weight file."""
 
     @pytest.fixture
-    def loss(self, small_file: Path, tmp_path: Path, taps: tuple[int, ...], distance: str) -> TaskLoss:
+    def loss(self, small_file: Path, tmp_path: Path, taps: tuple[int, ...], distance: str, exponent: float) -> TaskLoss:
         weights = parse_weights(small_file.read_bytes(), "the small file")
-        architecture = replace(weights.architecture, taps=taps, distance=distance)
+        architecture = replace(weights.architecture, taps=taps, distance=distance, image_exponent=exponent)
         path = tmp_path / "form.safetensors"
         path.write_bytes(serialize_weights(weights.tensors, architecture, {"task": "jpeg"}))
         return TaskLoss(path, reduction="none").double()
 
-    def test_the_file_remembers(self, loss: TaskLoss, taps: tuple[int, ...], distance: str) -> None:
-        assert (loss.architecture.taps, loss.architecture.distance) == (taps, distance)
+    def test_the_file_remembers(self, loss: TaskLoss, taps: tuple[int, ...], distance: str, exponent: float) -> None:
+        form = loss.architecture
+        assert (form.taps, form.distance, form.image_exponent) == (taps, distance, exponent)
 
-    def test_the_value_is_the_formula(self, loss: TaskLoss, taps: tuple[int, ...], distance: str) -> None:
+    def test_the_value_is_the_formula(
+        self, loss: TaskLoss, taps: tuple[int, ...], distance: str, exponent: float
+    ) -> None:
         pred, target = images(2, 3, 17, 15, dtype=torch.float64)
         expected = torch.zeros(2, dtype=torch.float64)
         for down, discriminator in enumerate(reversed(list(loss.discriminators))):
@@ -287,7 +296,12 @@ class TestForm:
                     outputs[-1].append(x)
             for tap in taps:
                 difference = (outputs[0][tap] - outputs[1][tap]).abs()
-                expected += (difference**2 if distance == "squared" else difference).mean(dim=(1, 2, 3))
+                if tap == 0 and down == 0 and exponent == 1.5:
+                    expected += ((difference**2 + 1e-6) ** 0.75 - 1e-3**1.5).mean(dim=(1, 2, 3))
+                elif tap == 0:  # once: the image itself, by the finest scale
+                    expected += (difference**exponent).mean(dim=(1, 2, 3)) if down == 0 else 0
+                else:
+                    expected += (difference**2 if distance == "squared" else difference).mean(dim=(1, 2, 3))
         torch.testing.assert_close(loss(pred, target), expected, rtol=1e-12, atol=0)
 
     def test_explicit_gradient_equals_autograd(self, loss: TaskLoss) -> None:
@@ -303,11 +317,26 @@ class TestForm:
     def test_equal_images_have_no_distance_and_no_gradient(self, loss: TaskLoss) -> None:
         _, target = images(1, 3, 17, 15, dtype=torch.float64)
         pred = target.clone().requires_grad_()
-        assert loss(pred, target).item() == 0
+        assert abs(loss(pred, target).item()) < 1e-15
         assert not gradient(loss, pred, target).any()
 
+    def test_the_gradient_can_be_differentiated_where_images_agree(self, loss: TaskLoss) -> None:
+        """As they do in saturated regions: a power below two has no finite second derivative at zero by itself."""
+        _, target = images(1, 3, 17, 15, dtype=torch.float64)
+        pred = target.clone().requires_grad_()
+        (first,) = torch.autograd.grad(loss(pred, target).sum(), pred, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), pred)
+        assert second.isfinite().all()
 
-@pytest.mark.parametrize("wrong", [{"distance": "cosine"}, {"taps": (6,)}, {"taps": (-1,)}, {"taps": ()}])
+    def test_the_image_is_compared_by_the_finest_scale_alone(self, loss: TaskLoss, taps: tuple[int, ...]) -> None:
+        assert [0 in part.taps for part in loss.discriminators] == [False, False, 0 in taps]
+        assert all({tap for tap in taps if tap > 0} <= set(part.taps) for part in loss.discriminators)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"distance": "cosine"}, {"taps": (6,)}, {"taps": (-1,)}, {"taps": ()}, {"taps": (0,)}, {"image_exponent": 0.5}],
+)
 def test_an_impossible_form_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
         Architecture(**wrong)

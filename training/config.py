@@ -12,6 +12,7 @@ from task_losses.discriminator import DISTANCES, Architecture
 
 BUILTIN_TASKS = ("sr", "denoise", "jpeg")
 KERNELS = ("auto", "triton", "native", "reference", "autograd")
+OBJECTIVES = ("wgan-gp", "hinge")
 
 # Where a run is computed and how often it is saved changes nothing of what it computes.
 INDIFFERENT = ("checkpoint_every", "device", "kernels")
@@ -37,8 +38,9 @@ class Config:
     ratio: float = setting(0.75, "size of a level relative to the next finer one")
     longest_side: int = setting(200, "longest side of the finest level, in pixels")
     channels: tuple[int, ...] = setting((32,), "width of the discriminators: one for all scales, or one per scale")
-    taps: tuple[int, ...] = setting((0, 4), "layers whose outputs the loss compares; 0 is the image itself")
+    taps: tuple[int, ...] = setting((0, 4), "layers whose outputs the loss compares; 0 is the image itself, once")
     distance: str = setting("squared", f"how it compares them: by {' or '.join(DISTANCES)} differences")
+    image_exponent: float = setting(2.0, "how it compares the image itself: by |difference|^exponent, from 1 to 2")
     image_share: float = setting(0.5, "share of the image itself in the loss, where 0 is among the taps")
 
     generator: bool = setting(False, "the paper's adversary; without it the distorted level itself is the fake")
@@ -51,7 +53,9 @@ class Config:
     betas: tuple[float, float] = setting((0.5, 0.999), "Adam's decay rates")
     lr_decay_at: float = setting(0.8, "fraction of a scale's steps after which the learning rate falls")
     lr_decay: float = setting(0.1, "factor by which it falls")
-    penalty_weight: float = setting(0.1, "weight of the gradient penalty")
+    objective: str = setting("wgan-gp", f"of the adversaries: {' or '.join(OBJECTIVES)}")
+    penalty_weight: float = setting(0.1, "wgan-gp: weight of the gradient penalty")
+    spectral_norm: bool = setting(False, "hinge: divide each convolution's weights by their spectral norm")
     reconstruction_weight: float = setting(10.0, "weight of the generator's mean squared error, images in [-1, 1]")
     shared_norm: bool = setting(True, "judge real and fake in one batch; without, each normalised by itself")
     input_range: tuple[float, float] = setting((0.0, 1.0), "range in which the networks see the images")
@@ -81,13 +85,14 @@ class Config:
                 self.wiener != 0 and (self.wiener < 0 or self.wiener % 2 == 0),
                 f"wiener must be an odd number of pixels, or 0 for no filter, got {self.wiener}",
             ),
-            (max(self.taps, default=0) == 0, f"taps must name a layer above 0, the image itself; got {self.taps}"),
             (not 0 < self.image_share < 1, f"image-share must lie between 0 and 1, got {self.image_share}"),
             (self.steps < 1, f"steps must be at least 1, got {self.steps}"),
             (self.critic_updates < 1, f"critic-updates must be at least 1, got {self.critic_updates}"),
             (self.generator_updates < 1, f"generator-updates must be at least 1, got {self.generator_updates}"),
             (self.checkpoint_every < 1, f"checkpoint-every must be at least 1, got {self.checkpoint_every}"),
             (self.kernels not in KERNELS, f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}"),
+            (self.objective not in OBJECTIVES, f"objective must be {' or '.join(OBJECTIVES)}, got {self.objective!r}"),
+            (self.spectral_norm and self.objective != "hinge", "--spectral-norm is there for --objective hinge alone"),
             (self.lr <= 0, f"lr must be positive, got {self.lr}"),
             (
                 len(self.channels) not in (1, self.scales),
@@ -114,7 +119,13 @@ class Config:
     @property
     def architecture(self) -> Architecture:
         channels = self.channels * self.scales if len(self.channels) == 1 else self.channels
-        return Architecture(channels=channels, ratio=self.ratio, taps=self.taps, distance=self.distance)
+        return Architecture(
+            channels=channels,
+            ratio=self.ratio,
+            taps=self.taps,
+            distance=self.distance,
+            image_exponent=self.image_exponent,
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)

@@ -18,13 +18,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 import task_losses
 from task_losses import TaskLoss, WeightsError
+from task_losses.discriminator import FrozenDiscriminator
 from task_losses.weights import MANIFEST, describe, parse_weights, serialize_weights
 from training.config import INDIFFERENT, Config, add_flags, given_settings
 from training.folding import fold_batchnorm
@@ -53,7 +54,7 @@ class Trained:
 
 
 # Settings that say how the loss compares, not how its critics are trained.
-FORM = ("taps", "distance", "image_share")
+FORM = ("taps", "distance", "image_exponent", "image_share")
 
 
 def open_run(folder: RunFolder, form: Mapping[str, Any] | None = None) -> Trained:
@@ -141,9 +142,10 @@ def largest_error(trained: Trained, loss: TaskLoss) -> float:
     low, high = config.input_range
     levels = pyramid(image, config.scales, config.ratio, config.longest_side)[1:]
     worst = 0.0
-    for level, discriminator, frozen in zip(levels, trained.discriminators, loss.discriminators, strict=True):
+    for level, discriminator, found in zip(levels, trained.discriminators, loss.discriminators, strict=True):
+        frozen = cast(FrozenDiscriminator, found)
         outputs = discriminator.outputs(low + (high - low) * level)
-        for tap, exported in zip(sorted(config.taps), frozen(level), strict=True):
+        for tap, exported in zip(frozen.taps, frozen(level), strict=True):
             if tap == 0:  # the image itself
                 continue
             expected = loss.weights_info["feature_scale"] * outputs[tap - 1]

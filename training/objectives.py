@@ -1,14 +1,16 @@
 """The objectives of phase 1, as pure functions of images and networks.
 
-WGAN-GP (Gulrajani et al., NeurIPS 2017, arXiv 1704.00028) on patches.
+WGAN-GP (Gulrajani et al., NeurIPS 2017, arXiv 1704.00028) and the hinge loss (Lim and Ye, "Geometric GAN", arXiv
+1705.02894) with spectral normalisation (Miyato et al., ICLR 2018, arXiv 1802.05957), on patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Critic = Callable[[Tensor], Tensor]
@@ -62,6 +64,25 @@ def critic_loss(
     penalty = (norm - 1).square().mean()
     distance = of_real.mean() - of_fake.mean()
     return CriticLoss(penalty_weight * penalty - distance, distance, penalty)
+
+
+def hinge_loss(of_real: Tensor, of_fake: Tensor) -> Tensor:
+    """What the critic minimises: the mean over patches of max(0, 1 - D(real)) + max(0, 1 + D(fake)).
+
+    A patch that is told apart by a margin of one has no more say, so the critic goes on with those that are hard.
+    """
+    return F.relu(1 - of_real).mean() + F.relu(1 + of_fake).mean()
+
+
+def spectrally_normalised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, each convolution's weight, as a matrix of a row an output, divided by its spectral norm.
+
+    The norm is exact: these matrices are small enough for a singular value decomposition in every step.
+    """
+    return {
+        name: tensor / torch.linalg.matrix_norm(tensor.flatten(1), 2) if tensor.dim() == 4 else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 class GeneratorLoss(NamedTuple):

@@ -25,16 +25,18 @@ def feature_scale(
 ) -> float:
     """The factor for all features that gives them their share of the loss on the training image.
 
-    With the image among the taps its share is ``image_share``; without it the features weigh as much as it would.
+    With the image among the taps its share is ``image_share``; without it the features weigh as much as it would,
+    compared in their way at every scale.
 
     Args:
         discriminators: folded layers of each scale.
         kind: what compares the features.
     """
     of_image = of_features = 0.0
-    for _, image, features in distances(discriminators, config, kind):
-        of_image += image
+    for scale, image, features in distances(discriminators, config, kind):
         of_features += features
+        if 0 not in config.taps or scale == config.scales - 1:
+            of_image += image
     share = config.image_share if 0 in config.taps else 0.5
     factor = of_image / of_features * (1 - share) / share
     return factor**0.5 if config.distance == "squared" else factor
@@ -46,12 +48,13 @@ def distances(
 ) -> Iterator[tuple[int, float, float]]:
     """Scale, distance of the images and of the features, of each of ``DRAWS`` distorted training images a scale."""
     above = tuple(tap for tap in config.taps if tap > 0)
+    exponent = config.image_exponent if 0 in config.taps else 2.0 if config.distance == "squared" else 1.0
     source, _ = open_image(config.image, config.image_licence)
     pairs = zip(discriminators, starts_and_levels(source, config), strict=True)
     for scale, (layers, (start, level)) in enumerate(pairs):
         adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
         features = kind(layers, above, config.distance)
-        image = FrozenDiscriminator(layers, (0,), config.distance)
+        image = FrozenDiscriminator(layers, (0,), image_exponent=exponent)
         for _ in range(DRAWS):
             distorted = adversary(start, level, draws)
             yield scale, image.distance(distorted, level).item(), features.distance(distorted, level).item()

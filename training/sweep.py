@@ -13,8 +13,8 @@ from training.images import open_image, pyramid
 
 # What the runs of a batch have in common.
 TOGETHER = (
-    "scales", "ratio", "longest_side", "channels", "steps", "critic_updates", "penalty_weight", "shared_norm", "device",
-    "kernels",
+    "scales", "ratio", "longest_side", "channels", "steps", "critic_updates", "objective", "penalty_weight",
+    "spectral_norm", "shared_norm", "device", "kernels",
 )  # fmt: skip
 
 

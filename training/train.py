@@ -19,20 +19,22 @@ import time
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Course
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from tqdm import tqdm
 
 from training.adam import adam, load_moments, set_rate
 from training.config import Config, add_flags, given_settings
 from training.distortions import make_adversary, make_distortion, uniform
 from training.images import open_image, pyramid, resize_clipped
-from training.kernels import Judged, Request, Update, choose
+from training.kernels import Judged, Request, updates_of
 from training.networks import Discriminator, Generator, Network
-from training.objectives import generator_loss
+from training.objectives import Critic, generator_loss, spectrally_normalised
 from training.provenance import machine
 from training.run_folder import RunFolder
 from training.sweep import check_alike, read_sweep
@@ -48,13 +50,11 @@ def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None =
 
 def train_together(
     runs: Sequence[Run],
-    update: Update | None = None,
     make_scale: Callable[[Config, int, torch.device], Scale] | None = None,
 ) -> None:
     """Several runs, whose critics are updated together; each ends with the same weights as by itself.
 
     Args:
-        update: what makes the critics' updates, for objectives other than WGAN-GP's; None: as the settings choose.
         make_scale: from settings, scale and device, for another treatment of the critics; None: :class:`Scale`.
 
     Raises:
@@ -63,9 +63,7 @@ def train_together(
     """
     torch.backends.cudnn.allow_tf32 = False  # the penalty's second derivatives feel TF32's 10-bit mantissa
     config = runs[0][0]
-    reason = "autograd: of another objective"
-    if update is None:
-        update, reason = choose(config.kernels, torch.device(device_name(config.device)), config.architecture.channels)
+    update, reason = updates_of(config, torch.device(device_name(config.device)))
     print(f"kernels: {reason}", file=sys.stderr)
     kernels = reason.split(":")[0]
     courses = [course(*run, kernels, make_scale or Scale, show_progress=index == 0) for index, run in enumerate(runs)]
@@ -209,7 +207,7 @@ class Scale:
             low, high = config.input_range
             weight = config.reconstruction_weight * (2 / (high - low)) ** 2  # stated for images in [-1, 1]
             for _ in range(config.generator_updates):
-                made = generator_loss(critic, real, generator(distorted), weight, config.shared_norm)
+                made = generator_loss(self._acting_critic(), real, generator(distorted), weight, config.shared_norm)
                 self._update_generator(made.total)
             losses |= {"adversarial": made.adversarial, "reconstruction": made.reconstruction}
         return losses
@@ -230,7 +228,15 @@ class Scale:
 
     def outcome(self) -> dict[str, Tensor]:
         """The state of the critic that the loss is made from."""
-        return self.networks["discriminator"].state_dict()
+        state = self.networks["discriminator"].state_dict()
+        return spectrally_normalised(state) if self.config.spectral_norm else state
+
+    def _acting_critic(self) -> Critic:
+        """The critic with the weights that it is trained to act with."""
+        critic = self.networks["discriminator"]
+        if not self.config.spectral_norm:
+            return critic
+        return partial(functional_call, critic, spectrally_normalised(dict(critic.named_parameters())))
 
     def state(self) -> dict[str, Any]:
         networks = {name: network.state_dict() for name, network in self.networks.items()}
@@ -319,7 +325,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         for config, _, _ in runs:  # fail before a folder is made
             open_image(config.image), make_distortion(config)
-            choose(config.kernels, torch.device(device_name(config.device)), config.architecture.channels)
+            updates_of(config, torch.device(device_name(config.device)))
         for config, folder, checkpoint in runs:
             if checkpoint is None:
                 folder.create(config)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.config import KERNELS, Config
-from training.kernels import choose
+from training.kernels import choose, updates_of
 
 CPU = torch.device("cpu")
 
@@ -33,6 +33,22 @@ def test_without_triton_a_cuda_training_uses_the_reference(monkeypatch):
 def test_compiled_operations_are_for_the_cpu():
     with pytest.raises(ValueError, match="for the CPU, the training is on cuda"):
         choose("native", torch.device("cuda"), (32,))
+
+
+@pytest.mark.parametrize("name", ["triton", "native", "reference"])
+def test_what_writes_out_the_penalty_is_refused_for_an_objective_without(name):
+    with pytest.raises(ValueError, match=rf"--kernels {name} is for --objective wgan-gp.*use --kernels auto"):
+        updates_of(Config(objective="hinge", kernels=name), CPU)
+    update, line = updates_of(Config(objective="hinge"), CPU)
+    assert line.startswith("autograd: the hinge loss")
+    assert callable(update)
+
+
+def test_settings_of_another_objective_are_refused():
+    with pytest.raises(ValueError, match="--spectral-norm is there for --objective hinge"):
+        Config(spectral_norm=True)
+    with pytest.raises(ValueError, match="objective must be wgan-gp or hinge, got 'least-squares'"):
+        Config(objective="least-squares")
 
 
 def test_unknown_names_are_refused():

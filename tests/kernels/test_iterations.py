@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="the kernels' compiler, triton, is not inst
 
 from critic_cases import case
 
-from training import train
+from training import kernels, train
 from training.adam import adam
 from training.config import Config
 from training.kernels import Request, choose, graph, selfcheck
@@ -49,7 +49,7 @@ def interpreted_training(monkeypatch):
     monkeypatch.setattr(train, "open_image", opened)
     monkeypatch.setattr(train, "Discriminator", Double)
     monkeypatch.setattr(train, "Generator", lambda channels: generator(channels).double())
-    monkeypatch.setattr(train, "choose", chosen)
+    monkeypatch.setattr(kernels, "choose", chosen)
     monkeypatch.setattr(graph, "record", lambda update, device: update)
     monkeypatch.setattr(graph, "_WARM_UPS", 1)
 
@@ -328,7 +328,7 @@ def test_training_on_a_device_resumes_bit_for_bit_from_graphs(tmp_path, monkeypa
         used.append(chosen[0])
         return chosen
 
-    monkeypatch.setattr(train, "choose", watched)
+    monkeypatch.setattr(kernels, "choose", watched)
     flags = ["--task", "denoise", "--device", "cuda", "--kernels", "triton", "--channels", "16", form]
     assert run(tmp_path / "whole", *flags) == 0
     honest, count = train.Scale.step, 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,22 +19,23 @@ from training.adam import adam
 from training.bench import ablations
 from training.bench.peers import Sources, find_peer
 from training.bench.variant_forms import UnitFeatures, reweighted, unit_feature_loss, with_gains
-from training.bench.variant_training import averaged, hinge_loss, hinge_update, method_of
+from training.bench.variant_training import AveragedScale, averaged
 from training.bench.variants import Variant, released, weights_of
 from training.config import Config
-from training.kernels import Request
+from training.kernels import Request, hinge_update
 from training.networks import Discriminator
+from training.objectives import hinge_loss
 from training.run_folder import RunFolder
 from training.train import train_together
 
 SMALL = Config(task="denoise", upscale=False, scales=2, longest_side=24, channels=(4,), steps=6, checkpoint_every=4)
+HINGE = replace(SMALL, objective="hinge", spectral_norm=True)
 
 
-def trained(path: Path, config: Config = SMALL, **method: object) -> RunFolder:
+def trained(path: Path, config: Config = SMALL, average: float = 0.0) -> RunFolder:
     folder = RunFolder(path)
     folder.create(config)
-    chosen = {"objective": "wgan-gp", "spectral_norm": False, "average": 0.0, **method}
-    train_together([(config, folder, None)], *method_of(**chosen))
+    train_together([(config, folder, None)], partial(AveragedScale, decay=average))
     return folder
 
 
@@ -72,8 +75,9 @@ def test_a_spectrally_normalised_critic_does_not_feel_the_size_of_its_weights() 
     assert not torch.equal(critic.last.weight, weight)  # Adam's step is part of the update
 
 
-def test_a_spectrally_normalised_run_exports_weights_of_norm_one(tmp_path: Path) -> None:
-    folder = trained(tmp_path, objective="hinge", spectral_norm=True)
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_spectrally_normalised_run_exports_weights_of_norm_one(tmp_path: Path, average: float) -> None:
+    folder = trained(tmp_path, HINGE, average)
     for discriminator in export.open_run(folder).discriminators:
         for name, weight in discriminator.named_parameters():
             if weight.dim() == 4:
@@ -96,7 +100,7 @@ def test_the_average_is_the_weighted_mean_of_all_states() -> None:
 def test_without_decay_the_average_is_the_ordinary_training_and_with_it_another(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "ordinary")
     folder.create(SMALL)
-    train_together([(SMALL, folder, None)])
+    train_together([(SMALL, folder, None)])  # by Scale itself
     ordinary = folder.load_checkpoint()["finished"]
     same = trained(tmp_path / "same").load_checkpoint()["finished"]
     other = trained(tmp_path / "other", average=0.9).load_checkpoint()["finished"]
@@ -106,11 +110,11 @@ def test_without_decay_the_average_is_the_ordinary_training_and_with_it_another(
         assert not torch.equal(a["blocks.0.norm.running_mean"], c["blocks.0.norm.running_mean"])
 
 
-@pytest.mark.parametrize("method", [{"average": 0.9}, {"objective": "hinge", "spectral_norm": True}])
+@pytest.mark.parametrize(("config", "average"), [(SMALL, 0.9), (HINGE, 0.0)])
 def test_a_resumed_variant_equals_an_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config, average: float
 ) -> None:
-    whole = trained(tmp_path / "whole", **method).load_checkpoint()["finished"]
+    whole = trained(tmp_path / "whole", config, average).load_checkpoint()["finished"]
     honest, saved = RunFolder.save_checkpoint, 0
 
     def dying(self: RunFolder, *arguments: object) -> None:
@@ -123,13 +127,12 @@ def test_a_resumed_variant_equals_an_unbroken_one(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save_checkpoint", dying)
         with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "broken", **method)
+            trained(tmp_path / "broken", config, average)
     folder = RunFolder(tmp_path / "broken")
     checkpoint = folder.load_checkpoint()
     assert (checkpoint["scale"], checkpoint["step"]) == (0, 4)
-    folder.resume_logs(SMALL, 4)
-    chosen = {"objective": "wgan-gp", "spectral_norm": False, "average": 0.0, **method}
-    train_together([(SMALL, folder, checkpoint)], *method_of(**chosen))
+    folder.resume_logs(config, 4)
+    train_together([(config, folder, checkpoint)], partial(AveragedScale, decay=average))
     for a, b in zip(whole, folder.load_checkpoint()["finished"], strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
 

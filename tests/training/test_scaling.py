@@ -3,7 +3,7 @@ import torch
 
 from task_losses.discriminator import FrozenDiscriminator
 from training.config import Config
-from training.scaling import feature_scale, scaled
+from training.scaling import distances, feature_scale, scaled
 
 SMALL = {"scales": 2, "longest_side": 48, "channels": (4,), "task": "denoise", "upscale": False}
 
@@ -30,15 +30,26 @@ def test_scaled_layers_scale_every_output():
 
 
 @pytest.mark.parametrize("distance", ["squared", "absolute"])
-def test_features_get_the_share_that_is_asked_for(distance):
-    """Whatever the critic's magnitude was: shares of 1/2 and 1/5 differ by the factor 4 in the features' distance."""
-    factors = []
+@pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0])
+def test_features_get_the_share_that_is_asked_for(distance, exponent):
+    """Measured on the scaled features: over all scales, beside the image at the finest."""
     for share in (0.5, 0.2):
-        config = Config(**SMALL, taps=(0, 4), distance=distance, image_share=share)
-        factors.append(feature_scale(random_layers(config, 0.3), config))
-    assert factors[1] / factors[0] == pytest.approx(2 if distance == "squared" else 4)
-    again = Config(**SMALL, taps=(4,), distance=distance)  # no image among the taps: as if it had one half
-    assert feature_scale(random_layers(again, 0.3), again) == pytest.approx(factors[0])
+        config = Config(**SMALL, taps=(0, 4), distance=distance, image_exponent=exponent, image_share=share)
+        layers = random_layers(config, 0.3)
+        factor = feature_scale(layers, config)
+        found = list(distances([scaled(of_scale, factor) for of_scale in layers], config))
+        of_image = sum(image for scale, image, _ in found if scale == config.scales - 1)
+        of_features = sum(features for _, _, features in found)
+        assert of_image / (of_image + of_features) == pytest.approx(share, rel=1e-4)
+
+
+@pytest.mark.parametrize("distance", ["squared", "absolute"])
+def test_without_the_image_features_weigh_as_much_as_it_would_at_every_scale(distance):
+    config = Config(**SMALL, taps=(4,), distance=distance)
+    layers = random_layers(config, 0.3)
+    factor = feature_scale(layers, config)
+    found = list(distances([scaled(of_scale, factor) for of_scale in layers], config))
+    assert sum(image for _, image, _ in found) == pytest.approx(sum(features for _, _, features in found), rel=1e-4)
 
 
 def test_the_scale_of_the_critic_does_not_matter():

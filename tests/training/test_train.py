@@ -11,10 +11,13 @@ from task_losses import TaskLoss
 from training import distortions, export, train
 from training.config import Config
 from training.images import open_image, pyramid, resize_clipped
-from training.kernels import choose
+from training.kernels import Judged, choose
 from training.run_folder import RunFolder
 
 SMALL = ["--scales", "2", "--longest-side", "24", "--channels", "4", "--steps", "6", "--checkpoint-every", "2"]
+
+
+HINGE = ["--objective", "hinge", "--spectral-norm"]
 
 
 def run(out, *flags):
@@ -34,8 +37,9 @@ def assert_same_weights(first, second):
 
 @pytest.mark.parametrize("flags", [["--task", "sr"], ["--task", "denoise"], ["--task", "jpeg"]], ids=lambda f: f[1])
 @pytest.mark.parametrize("form", ["--no-generator", "--generator"])
-def test_training_gives_a_loss(tmp_path, flags, form):
-    assert run(tmp_path, *flags, form) == 0
+@pytest.mark.parametrize("objective", [[], HINGE], ids=["wgan-gp", "hinge"])
+def test_training_gives_a_loss(tmp_path, flags, form, objective):
+    assert run(tmp_path, *flags, form, *objective) == 0
     path = export.export(RunFolder(tmp_path))
     loss = TaskLoss(path)
     assert loss.weights_info["task"] == flags[1]
@@ -44,8 +48,9 @@ def test_training_gives_a_loss(tmp_path, flags, form):
     assert x.grad.abs().sum() > 0
 
 
-def test_training_changes_the_weights_and_learns(tmp_path):
-    run(tmp_path, "--task", "denoise", "--steps", "60")
+@pytest.mark.parametrize("objective", [[], HINGE], ids=["wgan-gp", "hinge"])
+def test_training_changes_the_weights_and_learns(tmp_path, objective):
+    run(tmp_path, "--task", "denoise", "--steps", "60", *objective)
     rows = list(csv.DictReader((tmp_path / "losses.csv").open()))
     distances = [float(row["critic_distance"]) for row in rows if row["scale"] == "0"]
     # At the start the critic cannot tell, at the end it scores the clean level clearly higher.
@@ -65,8 +70,9 @@ def test_one_seed_gives_one_result(tmp_path):
 # Killed in the middle of a scale, at its first checkpoint, and when a scale has just ended.
 @pytest.mark.parametrize("killed_after", [3, 5, 6, 9])
 @pytest.mark.parametrize("form", ["--no-generator", "--generator"])
-def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, killed_after, form):
-    run(tmp_path / "whole", "--task", "denoise", form)
+@pytest.mark.parametrize("objective", [[], HINGE], ids=["wgan-gp", "hinge"])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, killed_after, form, objective):
+    run(tmp_path / "whole", "--task", "denoise", form, *objective)
     count = 0
     honest = train.Scale.step
 
@@ -79,13 +85,36 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, killed_afte
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Scale, "step", dying)
-        assert run(tmp_path / "broken", "--task", "denoise", form) == 130
+        assert run(tmp_path / "broken", "--task", "denoise", form, *objective) == 130
     with (tmp_path / "broken" / "losses.csv").open("a") as file:  # a row of a step after the checkpoint
         file.write("11,1,9,9,9,9\n" if form == "--generator" else "11,1,9,9\n")
     assert train.main(["--out", str(tmp_path / "broken"), "--resume"]) == 0
     assert_same_weights(finished_weights(tmp_path / "whole"), finished_weights(tmp_path / "broken"))
     logs = [(tmp_path / name / "losses.csv").read_text() for name in ("whole", "broken")]
     assert logs[0] == logs[1]
+
+
+def test_the_generator_meets_the_critic_that_acts(monkeypatch):
+    """A spectrally normalised critic of larger weights is the same critic, to the generator too."""
+    torch.manual_seed(0)
+    config = Config(task="denoise", generator=True, wiener=0, channels=(4,), objective="hinge", spectral_norm=True)
+    image, distorted = torch.rand(1, 3, 20, 20), torch.rand(1, 3, 20, 20)
+    moved = []
+    for size in (1.0, 3.0):
+        scale = train.Scale(config, 0, torch.device("cpu"))
+        critic, generator = scale.networks["discriminator"], scale.networks["generator"]
+        with torch.no_grad():
+            critic.last.weight.mul_(size)
+        before = [parameter.detach().clone() for parameter in generator.parameters()]
+        course = scale.step(image, distorted, 0, torch.Generator().manual_seed(0))
+        next(course)
+        with pytest.raises(StopIteration) as ended:
+            course.send(Judged(torch.zeros(()), torch.zeros(())))  # the critic itself stays as it is
+        moved.append([(parameter - b).detach() for parameter, b in zip(generator.parameters(), before, strict=True)])
+        assert ended.value.value["adversarial"].isfinite()
+    for a, b in zip(*moved, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-7)
+    assert any(part.any() for part in moved[0])
 
 
 @pytest.mark.parametrize("form", ["from the level", "from the coarser level", "from the generator's output"])

@@ -126,6 +126,8 @@ class Study:
         task = result["config"]["task"]
         scores = load_metrics(self.test.metrics)
         missing = list(self._missing(result, scores))
+        if not missing:  # so that a result file without its network can be part of a study
+            return False
         network = None if result["config"]["loss"] == "input" else self._trained(task, path)
         for level, picture, names, found in missing:
             degraded, reference = test_pair(task, picture, crop=self.test.crop, level=level)
@@ -135,7 +137,7 @@ class Study:
                 size = (reference.shape[-2], reference.shape[-1])
                 restored = resize(degraded, size)
             found.update(measure(restored, reference, {name: scores[name] for name in names}))
-        return bool(missing)
+        return True
 
     def _missing(
         self, result: dict[str, Any], scores: dict[str, Score]

@@ -1,6 +1,7 @@
 """The losses that are compared, by the names of the command line.
 
     l1                  mean absolute error
+    mse                 mean squared error: what the squared losses owe to squaring alone
     msssim-l1           0.84 (1 - MS-SSIM) + 0.16 L1 (Zhao et al. 2017)
     vgg                 VGG16 features up to relu4_3, of a trunk fine-tuned on edges: a stand-in for ImageNet's
     stlpips-alex, -vgg  shift-tolerant LPIPS
@@ -182,6 +183,7 @@ def _stlpips(trunk: str) -> Callable[[int], Loss]:
 
 SIMPLE: dict[str, Callable[[int], Loss]] = {
     "l1": lambda seed: F.l1_loss,
+    "mse": lambda seed: F.mse_loss,
     "msssim-l1": _msssim_l1,
     "stlpips-alex": _stlpips("alex"),
     "stlpips-vgg": _stlpips("vgg"),

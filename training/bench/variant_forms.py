@@ -22,7 +22,7 @@ def reweighted(
 ) -> bytes:
     """A weight file whose features weigh otherwise in the loss, in total as much as before on the training image.
 
-    The image itself (tap 0) keeps its weight at each scale.
+    The image itself (tap 0) keeps its weight.
 
     Args:
         data: bytes of a weight file that was trained here.
@@ -79,21 +79,29 @@ class UnitFeatures(FrozenDiscriminator):
     """Compares features of one length over the channels at each pixel, as LPIPS (arXiv 1801.03924) does.
 
     Args:
-        layers, taps, distance: see :class:`FrozenDiscriminator`; the image (tap 0) is compared as it is.
+        layers, taps, distance, image_exponent: see :class:`FrozenDiscriminator`; the image, tap 0, is left as it is.
         length: of the features.
 
     Raises:
         ValueError: the last layer is among the taps; of a single channel no more than the sign would be left.
     """
 
-    def __init__(self, layers: Layers, taps: Sequence[int], distance: str, length: float = 1.0) -> None:
-        super().__init__(layers, taps, distance)
+    def __init__(
+        self,
+        layers: Layers,
+        taps: Sequence[int],
+        distance: str,
+        image_exponent: float = Architecture.image_exponent,
+        *,
+        length: float = 1.0,
+    ) -> None:
+        super().__init__(layers, taps, distance, image_exponent)
         if len(layers) in taps:
             raise ValueError(f"the last layer has one channel, which cannot be normalised: leave {len(layers)} out")
         self.length = length
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        outputs = zip(sorted(self.taps), super().forward(image), strict=True)
+        outputs = zip(self.taps, super().forward(image), strict=True)
         return [self.length * F.normalize(output, dim=1) if tap > 0 else output for tap, output in outputs]
 
     def distance_and_gradient(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,5 +124,8 @@ def unit_feature_loss(path: Path, resolution: str = "pyramid") -> TaskLoss:
     layers = [discriminator.layers() for discriminator in found]
     length = feature_scale(layers, Config.from_dict(loss.weights_info["config"]), UnitFeatures)
     form = loss.architecture
-    loss.discriminators = nn.ModuleList(UnitFeatures(of_scale, form.taps, form.distance, length) for of_scale in layers)
+    loss.discriminators = nn.ModuleList(
+        UnitFeatures(of_scale, part.taps, form.distance, form.image_exponent, length=length)
+        for of_scale, part in zip(layers, found, strict=True)
+    )
     return loss.eval()

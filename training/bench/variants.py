@@ -8,6 +8,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,10 @@ from training import export
 from training.bench.peers import OURS
 from training.bench.restoration import short_hash
 from training.bench.variant_forms import reweighted
-from training.bench.variant_training import method_of
+from training.bench.variant_training import AveragedScale
 from training.config import INDIFFERENT, Config
 from training.run_folder import RunFolder
 from training.train import train_together
-
-OBJECTIVES = ("wgan-gp", "hinge")
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,7 @@ class Variant:
     """Settings, and what no setting says.
 
     Attributes:
-        objective: of the critics, one of ``OBJECTIVES``.
-        spectral_norm, average: see :mod:`training.bench.variant_training`.
+        average: decay of the critics' moving average, see :mod:`training.bench.variant_training`; 0 for none.
         anew: do not take the released file, whose recipe this may be, but train.
         scale_growth, equal_scales, tap_weights: see :func:`training.bench.variant_forms.reweighted`.
         unit_features: see :class:`training.bench.variant_forms.UnitFeatures`.
@@ -40,8 +38,6 @@ class Variant:
     """
 
     config: Config
-    objective: str = "wgan-gp"
-    spectral_norm: bool = False
     average: float = 0.0
     anew: bool = False
     scale_growth: float = 1.0
@@ -53,8 +49,6 @@ class Variant:
     def __post_init__(self) -> None:
         above = [tap for tap in self.config.taps if tap > 0]
         problems = [
-            (self.objective not in OBJECTIVES, f"objective must be one of {OBJECTIVES}, got {self.objective!r}"),
-            (self.spectral_norm and self.objective != "hinge", "spectral normalisation is there for hinge loss alone"),
             (not 0 <= self.average < 1, f"average must lie in [0, 1), got {self.average}"),
             (
                 len(self.tap_weights) not in (0, len(above)),
@@ -96,12 +90,12 @@ def loss_of(variant: Variant, runs: Path) -> str:
 
 def weights_of(variant: Variant, runs: Path) -> Path:
     """The weight file of a variant: the released one where its critics and form are those."""
-    config, method = variant.config, _training_method(variant)
-    if config == released(config.task) and not method and not variant.anew:
+    config = variant.config
+    if config == released(config.task) and not variant.average and not variant.anew:
         filename: str = manifest_entry(config.task)["filename"]
         path = Path(task_losses.__file__).parent / "weights" / filename
     else:
-        path = _trained(config, method, runs)
+        path = _trained(config, variant.average, runs)
     weighing = {name: getattr(variant, name) for name in ("scale_growth", "equal_scales", "tap_weights")}
     if weighing == {name: getattr(Variant, name) for name in weighing}:
         return path
@@ -112,15 +106,10 @@ def weights_of(variant: Variant, runs: Path) -> Path:
     return result
 
 
-def _training_method(variant: Variant) -> dict[str, Any]:
-    """How its critics are trained, where that is not what the settings say."""
-    method = {name: getattr(variant, name) for name in ("objective", "spectral_norm", "average")}
-    return {} if method == {name: getattr(Variant, name) for name in method} else method
-
-
-def _trained(config: Config, method: Mapping[str, Any], runs: Path) -> Path:
+def _trained(config: Config, average: float, runs: Path) -> Path:
     settings = {name: value for name, value in asdict(config).items() if name not in INDIFFERENT}
     form = {name: settings.pop(name) for name in export.FORM}
+    method = {"average": average} if average else {}
     folder = RunFolder(runs / f"{config.task}-{short_hash({**settings, **method})}")
     path = folder.path / f"{short_hash(form)}.safetensors"
     with _alone(folder.path.with_suffix(".lock")):
@@ -131,7 +120,8 @@ def _trained(config: Config, method: Mapping[str, Any], runs: Path) -> Path:
                 folder.create(config)
             else:
                 folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
-            train_together([(config, folder, checkpoint)], *(method_of(**method) if method else ()))
+            make_scale = partial(AveragedScale, decay=average) if average else None
+            train_together([(config, folder, checkpoint)], make_scale)
             export.export(folder, form=form).replace(path)
     return path
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from training.config import Config
 from training.kernels import native, reference
 from training.kernels.reference import CriticGradients
 from training.networks import Discriminator
-from training.objectives import critic_loss
+from training.objectives import critic_loss, hinge_loss, scores, spectrally_normalised
 
 GradientsOfRuns = Callable[..., list[CriticGradients]]
 
@@ -49,8 +52,24 @@ class Judged(NamedTuple):
 Update = Callable[[Sequence[Request]], list[Judged]]
 
 
+def updates_of(config: Config, device: torch.device) -> tuple[Update, str]:
+    """What makes the critic's updates of a run, and a line as :func:`choose` returns it.
+
+    Raises:
+        ValueError: the machine, or the objective, cannot do what ``config.kernels`` asks for.
+    """
+    if config.objective == "wgan-gp":
+        return choose(config.kernels, device, config.architecture.channels)
+    if config.kernels not in ("auto", "autograd"):
+        raise ValueError(
+            f"--kernels {config.kernels} is for --objective wgan-gp, whose second derivative it writes out; the hinge "
+            "loss has none: use --kernels auto or autograd"
+        )
+    return hinge_update(config.spectral_norm), "autograd: the hinge loss has no second derivative to write out"
+
+
 def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[Update, str]:
-    """What makes the critic's updates.
+    """What makes the critic's updates by WGAN-GP.
 
     Args:
         name: one of :data:`training.config.KERNELS`.
@@ -92,6 +111,33 @@ def autograd_update(requests: Sequence[Request]) -> list[Judged]:
         run.optimizer.step()
         results.append(Judged(distance.detach(), penalty.detach()))
     return results
+
+
+def hinge_update(spectral_norm: bool) -> Update:
+    """By :func:`training.objectives.hinge_loss`, which has no penalty: 0 is returned for it.
+
+    Args:
+        spectral_norm: the critic acts with its weights as :func:`training.objectives.spectrally_normalised` returns
+            them, and the gradient goes through the norm. BatchNorm undoes the scale of all convolutions but the last,
+            up to its eps.
+    """
+
+    def update(requests: Sequence[Request]) -> list[Judged]:
+        results = []
+        for run in requests:
+            parameters: dict[str, Tensor] = dict(run.critic.named_parameters())
+            weights = spectrally_normalised(parameters) if spectral_norm else parameters
+            critic = partial(functional_call, run.critic, weights)
+            of_real, of_fake = scores(critic, (run.real, run.fake), run.shared_norm)
+            gradients = torch.autograd.grad(hinge_loss(of_real, of_fake), list(parameters.values()))
+            for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+                parameter.grad = gradient
+            run.optimizer.step()
+            distance = of_real.mean() - of_fake.mean()
+            results.append(Judged(distance.detach(), distance.new_zeros(())))
+        return results
+
+    return update
 
 
 def explicit_update(gradients_of_runs: GradientsOfRuns) -> Update:
