@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from training.bench import kernels, roofline
+from training.kernels import launches
+from training.kernels.optional_triton import TRITON_INSTALLED
 from training.networks import Discriminator
 from training.objectives import critic_loss
 
@@ -70,6 +72,23 @@ def test_bytes_grow_with_the_pixels_and_launches_do_not():
     assert 3.5 < large.bytes / small.bytes < 5
 
 
+def test_launches_are_those_that_are_counted_in_the_update_of_a_run():
+    """`training.kernels.launches` counts the same on the CPU, where Adam's 14 counts of steps are operations too."""
+    critic, real, fake = (part.float() for part in problem())
+    optimizer = torch.optim.Adam(critic.parameters(), foreach=False)
+
+    def update():
+        optimizer.zero_grad()
+        parameters = list(critic.parameters())
+        loss = critic_loss(critic, real, fake, 0.5, 0.1).total
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    update()
+    assert roofline.eager_work(8, (14, 17)).launches == sum(launches.count(update).values()) - 14
+
+
 def test_the_kernels_launch_and_move_less():
     pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
     eager, fused = roofline.eager_work(32, (120, 160)), roofline.fused_work(32, (120, 160), "tf32")
@@ -91,6 +110,8 @@ def test_prints_estimates_and_says_so(capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("Estimates, no measurements")
     assert "| 20x30 | autograd |" in printed
+    if TRITON_INSTALLED:
+        assert all(f"| 20x30 | kernels in a CUDA graph, {name} |" in printed for name in roofline.PRECISIONS)
 
 
 def test_refuses_sizes_that_are_none(capsys):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,7 @@ def eager_work(channels: int, size: tuple[int, int], shared_norm: bool = True) -
             parameter.grad = gradient
         optimizer.step()
 
+    update()  # the first one makes Adam's state
     return _of_operations(update)
 
 
@@ -110,9 +111,11 @@ def fused_work(channels: int, size: tuple[int, int], precision: str, shared_norm
     moved: list[int] = []
     with watch(lambda started: moved.append(_bytes(started.arguments))):
         launch_step(flat, layout, real, fake, settings, shared_norm, precision, arch=90)
-    adam = 7 * flat.numel() * flat.itemsize  # reads parameters, gradients and two moments, writes all but gradients
+    # Parameters are copied into one row; Adam, in two launches, reads them, gradients and two moments, and writes all but
+    # the gradients.
+    around = (2 + 7) * flat.numel() * flat.itemsize
     explicit = _of_operations(lambda: reference.critic_gradients(parameters, real[0], fake[0], 0.5, 0.1, shared_norm))
-    return Work(len(moved) + 1, sum(moved) + adam, explicit.flop)
+    return Work(len(moved) + 3, sum(moved) + around, explicit.flop)
 
 
 class _Operations(TorchDispatchMode):
@@ -152,7 +155,7 @@ def recipe_sizes(config: Config) -> list[tuple[int, int]]:
     return [(level.shape[2], level.shape[3]) for level in levels]
 
 
-def table(sizes: list[tuple[int, int]], channels: int, precision: str) -> str:
+def table(sizes: list[tuple[int, int]], channels: int, precisions: Sequence[str]) -> str:
     """The estimate as Markdown."""
     head = ["size", "update", "launches", "MB", "GFLOP", *(f"{device.name}: ms, bound by" for device in DEVICES)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -162,7 +165,7 @@ def table(sizes: list[tuple[int, int]], channels: int, precision: str) -> str:
             ("autograd", eager, EAGER_LAUNCH, "fp32"),
             ("autograd in a CUDA graph", eager, GRAPH_LAUNCH, "fp32"),
         ]
-        if TRITON_INSTALLED:
+        for precision in precisions if TRITON_INSTALLED else ():
             fused = fused_work(channels, size, precision)
             rows.append((f"kernels in a CUDA graph, {precision}", fused, GRAPH_LAUNCH, PRECISIONS[precision]))
         for name, work, launch, arithmetic in rows:
@@ -185,7 +188,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--sizes", nargs="+", metavar="HxW", help="of the images [the default recipe's scales]")
     parser.add_argument("--channels", type=int, default=32, help="of the critic [32]")
-    parser.add_argument("--precision", choices=PRECISIONS, default="tf32", help="of the kernels [tf32]")
+    parser.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="of the kernels [all]; training: ieee"
+    )
     arguments = parser.parse_args(argv)
     try:
         sizes = [_size(text) for text in arguments.sizes] if arguments.sizes else recipe_sizes(Config())
