@@ -111,8 +111,8 @@ def fused_work(channels: int, size: tuple[int, int], precision: str, shared_norm
     moved: list[int] = []
     with watch(lambda started: moved.append(_bytes(started.arguments))):
         launch_step(flat, layout, real, fake, settings, shared_norm, precision, arch=90)
-    # Parameters are copied into one row; Adam, in two launches, reads them, gradients and two moments, and writes all but
-    # the gradients.
+    # Parameters are copied into one row; Adam, in two launches, reads them, gradients and two moments, and writes all
+    # but the gradients.
     around = (2 + 7) * flat.numel() * flat.itemsize
     explicit = _of_operations(lambda: reference.critic_gradients(parameters, real[0], fake[0], 0.5, 0.1, shared_norm))
     return Work(len(moved) + 3, sum(moved) + around, explicit.flop)
@@ -189,7 +189,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", metavar="HxW", help="of the images [the default recipe's scales]")
     parser.add_argument("--channels", type=int, default=32, help="of the critic [32]")
     parser.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="of the kernels [all]; training: ieee"
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=list(PRECISIONS),
+        help="of the kernels [all]; training takes ieee",
     )
     arguments = parser.parse_args(argv)
     try:
