@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import Config
 from training.images import open_image, pyramid
 from training.kernels.optional_triton import TRITON_INSTALLED
-from training.networks import Discriminator
-from training.objectives import critic_loss
+from training.networks import Discriminator, Generator, Network
+from training.objectives import critic_loss, generator_loss
 
 # Seconds that a launch takes at least: issued one by one from Python, and as a node of a CUDA graph. Assumed.
 EAGER_LAUNCH, GRAPH_LAUNCH = 6e-6, 1e-6
@@ -76,13 +76,29 @@ class Work:
 def eager_work(channels: int, size: tuple[int, int], shared_norm: bool = True) -> Work:
     """Of the update by autograd and Adam, operation by operation."""
     critic = Discriminator(channels).to("meta")
-    optimizer = torch.optim.Adam(critic.parameters(), foreach=False)
     real, fake = (torch.empty(1, 3, *size, device="meta") for _ in range(2))
+    return _of_updates(critic, lambda: critic_loss(critic, real, fake, 0.5, 0.1, shared_norm).total)
+
+
+def generator_work(channels: int, size: tuple[int, int]) -> Work:
+    """Of a generator's update, which is autograd's with every back end, and of the fake that it makes before."""
+    critic, made = Discriminator(channels).to("meta"), Generator(channels).to("meta")
+    real, distorted = (torch.empty(1, 3, *size, device="meta") for _ in range(2))
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            made(distorted)
+        return generator_loss(critic, real, made(distorted), 10.0).total
+
+    return _of_updates(made, loss)
+
+
+def _of_updates(network: Network, loss: Callable[[], Tensor]) -> Work:
+    optimizer = torch.optim.Adam(network.parameters(), foreach=True)  # as torch chooses on a device
 
     def update() -> None:
-        parameters = list(critic.parameters())
-        total = critic_loss(critic, real, fake, 0.5, 0.1, shared_norm).total
-        for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
+        parameters = list(network.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss(), parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
 
@@ -155,7 +171,7 @@ def recipe_sizes(config: Config) -> list[tuple[int, int]]:
     return [(level.shape[2], level.shape[3]) for level in levels]
 
 
-def table(sizes: list[tuple[int, int]], channels: int, precisions: Sequence[str]) -> str:
+def table(sizes: list[tuple[int, int]], channels: int, precisions: Sequence[str], generator: bool) -> str:
     """The estimate as Markdown."""
     head = ["size", "update", "launches", "MB", "GFLOP", *(f"{device.name}: ms, bound by" for device in DEVICES)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -168,6 +184,10 @@ def table(sizes: list[tuple[int, int]], channels: int, precisions: Sequence[str]
         for precision in precisions if TRITON_INSTALLED else ():
             fused = fused_work(channels, size, precision)
             rows.append((f"kernels in a CUDA graph, {precision}", fused, GRAPH_LAUNCH, PRECISIONS[precision]))
+        if generator:
+            work = generator_work(channels, size)
+            rows.append(("generator, autograd", work, EAGER_LAUNCH, "fp32"))
+            rows.append(("generator, if it were in a CUDA graph", work, GRAPH_LAUNCH, "fp32"))
         for name, work, launch, arithmetic in rows:
             bounds = [work.seconds(device, arithmetic, launch) for device in DEVICES]
             cells = [
@@ -195,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         default=list(PRECISIONS),
         help="of the kernels [all]; training takes ieee",
     )
+    parser.add_argument("--generator", action="store_true", help="also the update of the paper's generator")
     arguments = parser.parse_args(argv)
     try:
         sizes = [_size(text) for text in arguments.sizes] if arguments.sizes else recipe_sizes(Config())
@@ -209,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     for device in DEVICES:
         peaks = ", ".join(f"{peak / 1e12:g} TFLOP/s {kind}" for kind, peak in device.peaks.items())
         print(f"{device.name}: {device.bandwidth / 1e9:g} GB/s, {peaks}")
-    print("\n" + table(sizes, arguments.channels, arguments.precision))
+    print("\n" + table(sizes, arguments.channels, arguments.precision, arguments.generator))
     if not TRITON_INSTALLED:
         print("\nThe kernels' rows need triton: pip install triton")
     return 0
