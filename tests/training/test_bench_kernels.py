@@ -51,6 +51,16 @@ def test_kernels_that_fail_their_tests_are_not_timed(monkeypatch, capsys):
     assert "nothing is timed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("body", "passes"), [("pass", True), ("assert False", False), (None, False)])
+def test_the_gate_runs_the_kernels_tests_and_a_failure_or_none_at_all_is_red(tmp_path, monkeypatch, body, passes):
+    folder = tmp_path / "tests" / "kernels"
+    folder.mkdir(parents=True)
+    marked = f"@pytest.mark.gpu\ndef test_on_a_device():\n    {body}\n" if body else ""
+    (folder / "test_planted.py").write_text(f"import pytest\n\n\n{marked}\n\ndef test_other():\n    pass\n")
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    assert kernels.tests_pass() == passes
+
+
 def convolution_flop(channels, height, width):
     """Of the critic's forward pass on one image: two operations for each of 9 taps, by input and output channel."""
     depths = zip([3, *[channels] * 4], [*[channels] * 4, 1], range(1, 6), strict=True)
