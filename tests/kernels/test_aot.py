@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="the kernels' compiler, triton, is not inst
 import triton
 import triton.language as tl
 
+from task_losses.weights import manifest
 from training.kernels import aot, jpeg
 from training.kernels.variants import ARCHITECTURES, Variant
 
@@ -47,10 +48,19 @@ def test_all_variants_hold_the_gate_and_the_table(capsys):
     assert aot.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_the_table_has_no_stale_rows():
+def test_the_table_has_a_row_for_each_variant_and_no_other():
     rows = aot.table_rows(aot.TABLE.read_text())
-    assert set(rows) <= {(v.name, f"sm_{architecture}") for v in aot.all_variants() for architecture in v.architectures}
+    assert set(rows) == {(v.name, f"sm_{architecture}") for v in aot.all_variants() for architecture in v.architectures}
     assert aot.recorded_version(aot.TABLE.read_text())
+
+
+def test_the_widths_of_the_released_critics_are_in_the_table():
+    """As training launches them: without tensor cores. Another width is compiled anew."""
+    rows = aot.table_rows(aot.TABLE.read_text())
+    for entry in manifest()["weights"].values():
+        for width in set(entry["architecture"]["channels"]):
+            kernel = f"conv3x3 adjoint>masked {width}>{width} ieee "
+            assert {arch for name, arch in rows if name.startswith(kernel)} == {f"sm_{arch}" for arch in ARCHITECTURES}
 
 
 def test_every_file_of_kernels_has_a_representative():

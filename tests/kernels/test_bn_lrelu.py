@@ -126,6 +126,10 @@ def test_opcheck(where):
         _, mean, var = torch.ops.task_losses.bn_lrelu(x, weight, bias, EPS, SLOPE)
     backward_inputs = (torch.randn_like(x), x, weight, bias, mean, var, EPS, SLOPE)
     torch.library.opcheck(torch.ops.task_losses.bn_lrelu_backward.default, backward_inputs)
+    dx, dw, db = torch.ops.task_losses.bn_lrelu_backward(*(t.detach() for t in backward_inputs[:-2]), EPS, SLOPE)
+    # Third derivatives are refused, so this one has nothing that could be registered with autograd.
+    double_inputs = (dx, dw, db, *(t.detach() for t in backward_inputs[:-2]), dw, db, EPS, SLOPE)
+    torch.library.opcheck(torch.ops.task_losses.bn_lrelu_double_backward.default, double_inputs)
     channels_last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     torch.library.opcheck(torch.ops.task_losses.bn_lrelu.default, (channels_last, weight, bias, EPS, SLOPE))
 

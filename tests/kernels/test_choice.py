@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from training import train
 from training.config import KERNELS, Config
 from training.kernels import choose, updates_of
 
@@ -19,6 +20,22 @@ def test_what_was_asked_for_is_used(name):
 def test_triton_without_a_gpu_is_an_error_that_says_what_is_missing():
     with pytest.raises(ValueError, match=r"triton cannot run here: .* need a CUDA device.*--kernels auto"):
         choose("triton", CPU, (32,))
+
+
+TINY = ["--task", "denoise", "--scales", "1", "--longest-side", "17", "--channels", "4", "--steps", "1"]
+
+
+def test_a_training_says_which_and_why_in_one_line(tmp_path, capsys):
+    assert train.main([*TINY, "--device", "cpu", "--out", str(tmp_path / "run")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kernels: ")]
+    assert lines == ["kernels: reference: no native kernels here: " + lines[0].partition("here: ")[2]]
+    assert "multiples of 8 channels" in lines[0]
+
+
+def test_a_training_that_cannot_have_its_kernels_ends_before_it_begins(tmp_path, capsys):
+    assert train.main([*TINY, "--device", "cpu", "--kernels", "triton", "--out", str(tmp_path / "run")]) == 2
+    assert "error: --kernels triton cannot run here: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_triton_a_cuda_training_uses_the_reference(monkeypatch):

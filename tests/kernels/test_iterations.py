@@ -231,7 +231,7 @@ def test_an_update_that_fails_is_no_missing_graph(monkeypatch):
 
 @pytest.mark.interpreter
 def test_the_self_check_passes_in_the_interpreter():
-    assert selfcheck.disagreement(Iterations(captured=False), CPU, selfcheck._CASES[:1]) is None
+    assert selfcheck.disagreement(Iterations(captured=False), CPU, 32, selfcheck._CASES[:1]) is None
 
 
 def test_graphs_are_kept_while_their_critics_train_together(monkeypatch):

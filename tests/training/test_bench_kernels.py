@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from training.bench import kernels, roofline
+from training.kernels import launches
+from training.kernels.optional_triton import TRITON_INSTALLED
 from training.networks import Discriminator
 from training.objectives import critic_loss
 
@@ -49,6 +51,16 @@ def test_kernels_that_fail_their_tests_are_not_timed(monkeypatch, capsys):
     assert "nothing is timed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("body", "passes"), [("pass", True), ("assert False", False), (None, False)])
+def test_the_gate_runs_the_kernels_tests_and_a_failure_or_none_at_all_is_red(tmp_path, monkeypatch, body, passes):
+    folder = tmp_path / "tests" / "kernels"
+    folder.mkdir(parents=True)
+    marked = f"@pytest.mark.gpu\ndef test_on_a_device():\n    {body}\n" if body else ""
+    (folder / "test_planted.py").write_text(f"import pytest\n\n\n{marked}\n\ndef test_other():\n    pass\n")
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    assert kernels.tests_pass() == passes
+
+
 def convolution_flop(channels, height, width):
     """Of the critic's forward pass on one image: two operations for each of 9 taps, by input and output channel."""
     depths = zip([3, *[channels] * 4], [*[channels] * 4, 1], range(1, 6), strict=True)
@@ -70,10 +82,16 @@ def test_bytes_grow_with_the_pixels_and_launches_do_not():
     assert 3.5 < large.bytes / small.bytes < 5
 
 
+def test_launches_are_those_that_are_counted_when_an_update_runs():
+    """On the CPU, where Adam's counts of steps are one operation more: on a device they stay on the host."""
+    assert roofline.eager_work(8, (14, 17)).launches == sum(launches.eager().values()) - 1
+    assert roofline.generator_work(8, (14, 17)).launches == sum(launches.generator().values()) - 1
+
+
 def test_the_kernels_launch_and_move_less():
     pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
     eager, fused = roofline.eager_work(32, (120, 160)), roofline.fused_work(32, (120, 160), "tf32")
-    assert fused.launches <= 50 < 500 < eager.launches
+    assert fused.launches <= 50 < 400 < eager.launches
     assert fused.bytes < eager.bytes / 3
     assert fused.flop == pytest.approx(eager.flop, rel=0.1)
     assert roofline.fused_work(32, (120, 160), "bf16").bytes < 0.8 * fused.bytes
@@ -87,10 +105,13 @@ def test_the_roof_is_the_slowest_of_three():
 
 
 def test_prints_estimates_and_says_so(capsys):
-    assert roofline.main(["--sizes", "20x30", "--channels", "8"]) == 0
+    assert roofline.main(["--sizes", "20x30", "--channels", "8", "--generator"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Estimates, no measurements")
     assert "| 20x30 | autograd |" in printed
+    assert "| 20x30 | generator, autograd |" in printed
+    if TRITON_INSTALLED:
+        assert all(f"| 20x30 | kernels in a CUDA graph, {name} |" in printed for name in roofline.PRECISIONS)
 
 
 def test_refuses_sizes_that_are_none(capsys):

@@ -3,6 +3,9 @@
 import argparse
 import json
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from task_losses.weights import manifest
 from training import release, train
 from training.config import Config, add_flags, given_settings
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--scales", "2", "--longest-side", "22", "--channels", "4", "--checkpoint-every", "1000"]
 
 
@@ -56,3 +60,17 @@ def test_the_recipes_are_those_of_the_released_weights(task):
     command = shlex.split(manifest()["weights"][task]["command"])
     assert command[:3] == ["python", "-m", "training.train"]
     assert config(["--task", task, *release.RECIPES[task]]) == config(command[3:])
+
+
+@pytest.mark.parametrize("task", ["sr", "denoise", pytest.param("jpeg", marks=pytest.mark.slow)])
+def test_a_recipe_needs_less_than_two_gigabytes(task, tmp_path):
+    """All scales at full size; more steps would take no more. In a process of its own, which measures itself."""
+    pytest.importorskip("resource", reason="this system does not tell how much memory a process took")
+    flags = ["--task", task, *release.RECIPES[task], "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    code = (
+        "import resource, sys; from training import train; assert train.main(sys.argv[1:]) == 0; "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, check=True, cwd=ROOT)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    assert int(done.stdout.split()[-1]) * unit < 2e9

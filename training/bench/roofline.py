@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import Config
 from training.images import open_image, pyramid
 from training.kernels.optional_triton import TRITON_INSTALLED
-from training.networks import Discriminator
-from training.objectives import critic_loss
+from training.networks import Discriminator, Generator, Network
+from training.objectives import critic_loss, generator_loss
 
 # Seconds that a launch takes at least: issued one by one from Python, and as a node of a CUDA graph. Assumed.
 EAGER_LAUNCH, GRAPH_LAUNCH = 6e-6, 1e-6
@@ -76,16 +76,33 @@ class Work:
 def eager_work(channels: int, size: tuple[int, int], shared_norm: bool = True) -> Work:
     """Of the update by autograd and Adam, operation by operation."""
     critic = Discriminator(channels).to("meta")
-    optimizer = torch.optim.Adam(critic.parameters(), foreach=False)
     real, fake = (torch.empty(1, 3, *size, device="meta") for _ in range(2))
+    return _of_updates(critic, lambda: critic_loss(critic, real, fake, 0.5, 0.1, shared_norm).total)
+
+
+def generator_work(channels: int, size: tuple[int, int]) -> Work:
+    """Of a generator's update, which is autograd's with every back end, and of the fake that it makes before."""
+    critic, made = Discriminator(channels).to("meta"), Generator(channels).to("meta")
+    real, distorted = (torch.empty(1, 3, *size, device="meta") for _ in range(2))
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            made(distorted)
+        return generator_loss(critic, real, made(distorted), 10.0).total
+
+    return _of_updates(made, loss)
+
+
+def _of_updates(network: Network, loss: Callable[[], Tensor]) -> Work:
+    optimizer = torch.optim.Adam(network.parameters(), foreach=True)  # as torch chooses on a device
 
     def update() -> None:
-        parameters = list(critic.parameters())
-        total = critic_loss(critic, real, fake, 0.5, 0.1, shared_norm).total
-        for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
+        parameters = list(network.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss(), parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
 
+    update()  # the first one makes Adam's state
     return _of_operations(update)
 
 
@@ -110,9 +127,11 @@ def fused_work(channels: int, size: tuple[int, int], precision: str, shared_norm
     moved: list[int] = []
     with watch(lambda started: moved.append(_bytes(started.arguments))):
         launch_step(flat, layout, real, fake, settings, shared_norm, precision, arch=90)
-    adam = 7 * flat.numel() * flat.itemsize  # reads parameters, gradients and two moments, writes all but gradients
+    # Parameters are copied into one row; Adam, in two launches, reads them, gradients and two moments, and writes all
+    # but the gradients.
+    around = (2 + 7) * flat.numel() * flat.itemsize
     explicit = _of_operations(lambda: reference.critic_gradients(parameters, real[0], fake[0], 0.5, 0.1, shared_norm))
-    return Work(len(moved) + 1, sum(moved) + adam, explicit.flop)
+    return Work(len(moved) + 3, sum(moved) + around, explicit.flop)
 
 
 class _Operations(TorchDispatchMode):
@@ -152,7 +171,7 @@ def recipe_sizes(config: Config) -> list[tuple[int, int]]:
     return [(level.shape[2], level.shape[3]) for level in levels]
 
 
-def table(sizes: list[tuple[int, int]], channels: int, precision: str) -> str:
+def table(sizes: list[tuple[int, int]], channels: int, precisions: Sequence[str], generator: bool) -> str:
     """The estimate as Markdown."""
     head = ["size", "update", "launches", "MB", "GFLOP", *(f"{device.name}: ms, bound by" for device in DEVICES)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -162,9 +181,13 @@ def table(sizes: list[tuple[int, int]], channels: int, precision: str) -> str:
             ("autograd", eager, EAGER_LAUNCH, "fp32"),
             ("autograd in a CUDA graph", eager, GRAPH_LAUNCH, "fp32"),
         ]
-        if TRITON_INSTALLED:
+        for precision in precisions if TRITON_INSTALLED else ():
             fused = fused_work(channels, size, precision)
             rows.append((f"kernels in a CUDA graph, {precision}", fused, GRAPH_LAUNCH, PRECISIONS[precision]))
+        if generator:
+            work = generator_work(channels, size)
+            rows.append(("generator, autograd", work, EAGER_LAUNCH, "fp32"))
+            rows.append(("generator, if it were in a CUDA graph", work, GRAPH_LAUNCH, "fp32"))
         for name, work, launch, arithmetic in rows:
             bounds = [work.seconds(device, arithmetic, launch) for device in DEVICES]
             cells = [
@@ -185,7 +208,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--sizes", nargs="+", metavar="HxW", help="of the images [the default recipe's scales]")
     parser.add_argument("--channels", type=int, default=32, help="of the critic [32]")
-    parser.add_argument("--precision", choices=PRECISIONS, default="tf32", help="of the kernels [tf32]")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=list(PRECISIONS),
+        help="of the kernels [all]; training takes ieee",
+    )
+    parser.add_argument("--generator", action="store_true", help="also the update of the paper's generator")
     arguments = parser.parse_args(argv)
     try:
         sizes = [_size(text) for text in arguments.sizes] if arguments.sizes else recipe_sizes(Config())
@@ -200,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     for device in DEVICES:
         peaks = ", ".join(f"{peak / 1e12:g} TFLOP/s {kind}" for kind, peak in device.peaks.items())
         print(f"{device.name}: {device.bandwidth / 1e9:g} GB/s, {peaks}")
-    print("\n" + table(sizes, arguments.channels, arguments.precision))
+    print("\n" + table(sizes, arguments.channels, arguments.precision, arguments.generator))
     if not TRITON_INSTALLED:
         print("\nThe kernels' rows need triton: pip install triton")
     return 0

@@ -88,7 +88,7 @@ def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[Up
         return explicit_update(reference.critic_gradients_of_runs), "reference: as asked for"
     fast = name if name != "auto" else "triton" if device.type == "cuda" else "native"
     try:
-        update = _triton(device) if fast == "triton" else _native(device, channels)
+        update = _triton(device, channels) if fast == "triton" else _native(device, channels)
     except _Unusable as reason:
         if name != "auto":
             raise ValueError(
@@ -172,7 +172,7 @@ class _Unusable(Exception):
     """Why a back end cannot be used here."""
 
 
-def _triton(device: torch.device) -> Update:
+def _triton(device: torch.device, channels: Sequence[int]) -> Update:
     if device.type != "cuda":
         raise _Unusable(f"Triton's kernels need a CUDA device, the training is on {device.type}")
     try:
@@ -180,7 +180,7 @@ def _triton(device: torch.device) -> Update:
         graph = importlib.import_module("training.kernels.graph")
     except ImportError as error:
         raise _Unusable(f"{error}; Triton comes with torch's CUDA builds, or from `pip install triton`") from error
-    complaint = selfcheck.check(device)
+    complaint = selfcheck.check(device, channels)
     if complaint is not None:
         raise _Unusable(complaint)
     update: Update = graph.Iterations()

@@ -101,8 +101,8 @@ def conv_tiles(channels: int, dot: str, arch: int) -> Tiles:
     if arch == _INTERPRETER:
         return _INTERPRETER_TILES
     nearest = _nearest(arch)
-    if dot == "ieee":
-        height, width = (2, 8) if nearest >= 90 else (4, 8)  # larger ones spill there
+    if dot == "ieee":  # what is larger spills, and with few channels also what is smaller
+        height, width = (4, 8) if channels <= 16 or (channels <= 32 and nearest < 90) else (2, 8)
     else:  # the tensor cores of data-centre GPUs since 9.0 multiply 64 rows at once
         height, width = (4, 16) if nearest in (90, 100) else (4, 8)
     return Tiles(height, width, 4 if channels <= 32 else 8, 2, 2 * _MULTIPROCESSORS[nearest])

@@ -103,7 +103,7 @@ def conv3x3(
 
     Args:
         prologue: the input, (B, H, W, C).
-        weight: (runs, 9 C C'), rows of (9, C, C') at a common stride; see pack.py.
+        weight: (runs, 9 C C'), rows of (9, C, C') at a common stride; see parameters.py.
         epilogue: what becomes of the output, (B, H', W', C').
         padding: 0 for a forward or tangent pass, 2 for an input gradient (with flipped weights).
         groups: number of groups whose sums are kept apart; a multiple of ``batch.runs``.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.kernels.configs import MOST_REGISTERS
 from training.kernels.launch import cdiv, kernel_dtype, launch_kernel
 from training.kernels.optional_triton import jit, tl
 from training.kernels.parameters import Layout, layer_place
@@ -191,7 +192,7 @@ def fold_sums(sums: Tensor, norm: Tensor, count: int, second: SecondOrder | None
         sums if second is None else second.flat[:, second.offset :],
         programs, count, 0 if second is None else second.flat.stride(0),
         CHANNELS=channels, KINDS=groups // runs, SECOND=second is not None,
-        ROWS=_ROWS, BLOCK=_CHANNELS, SUMS=kernel_dtype(sums.dtype),
+        ROWS=_ROWS, BLOCK=_CHANNELS, SUMS=kernel_dtype(sums.dtype), registers=MOST_REGISTERS,
     )  # fmt: skip
     return line, total
 

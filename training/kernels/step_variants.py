@@ -21,11 +21,16 @@ _CASES = (  # channels, precision, shared statistics
     (64, "tf32", True),
     (64, "bf16", True),
     (32, "tf32", False),
+    (8, "ieee", True),
+    (16, "ieee", True),
+    (24, "ieee", True),
+    (48, "ieee", True),
 )
 _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
-# One of each file: those that use most registers and shared memory stand for the others in the default tests.
+# One or two of each file: those that use most registers and shared memory stand for the others in the default tests.
 _REPRESENTATIVE = (
     "conv3x3 adjoint>masked 32>32 tf32",
+    "conv3x3 adjoint>masked 24>24 ieee",  # what training takes, and a width whose channels are masked
     "wgrad activation*adjoint 32>32 tf32",
     "fold_sums channels 32 kinds 1 second True",
     "penalty still 2",
@@ -34,7 +39,7 @@ _REPRESENTATIVE = (
 
 
 def variants() -> list[Variant]:
-    """All launches of steps of 32 and 64 channels, each once, with the architectures that compile it so."""
+    """All launches of steps of ``_CASES``, each once, with the architectures that compile it so."""
     found: dict[str, Variant] = {}
     for arch in ARCHITECTURES:
         for channels, precision, shared_norm in _CASES:
