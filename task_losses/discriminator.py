@@ -130,7 +130,9 @@ class FrozenDiscriminator(nn.Module):
             return difference.square()
         if exponent == 1:
             return difference.abs()
-        return (difference.square() + SMOOTHING**2) ** (exponent / 2) - SMOOTHING**exponent
+        # (d^2 + s^2)^(p/2) - s^p in a form that is exactly zero at zero, and never below.
+        relative = (difference / SMOOTHING).square().log1p()
+        return torch.expm1(exponent / 2 * relative) * float(SMOOTHING**exponent)
 
     def _exponent(self, tap: int) -> float:
         return self.image_exponent if tap == 0 else self.exponent

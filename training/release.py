@@ -20,10 +20,11 @@ from training.export import export
 from training.run_folder import RunFolder
 
 # What each task's recipe changes of training.config's defaults.
+HINGE = ["--channels", "16", "--objective", "hinge", "--spectral-norm", "--steps", "200", "--no-upscale"]
 RECIPES: dict[str, list[str]] = {
     "sr": ["--channels", "24", "--distance", "absolute", "--taps", "1", "4", "--wiener", "0"],
-    "denoise": ["--no-upscale"],
-    "jpeg": ["--no-upscale", "--image-share", "0.75"],
+    "denoise": [*HINGE, "--image-share", "0.6"],
+    "jpeg": [*HINGE, "--image-share", "0.9", "--image-exponent", "1.5"],
 }
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from task_losses import DenoiseLoss, TaskLoss
+from task_losses.discriminator import FrozenDiscriminator
 from task_losses.weights import random_weights, serialize_weights
 from training.bench import metrics, quality
 from training.bench.cost import peak_memory
 from training.bench.data import Picture, read_folders, training_batches
 from training.bench.data import test_pair as make_test_pair
 from training.bench.peers import Sources, find_peer
+from training.bench.recognition import recipe_of
 from training.bench.restoration import mixed_with_l1, train
 from training.bench.restorers import make_restorer
+from training.scaling import distances
 
 
 def picture(name: str, height: int = 96, width: int = 112, seed: int = 0) -> Picture:
@@ -247,3 +252,14 @@ def test_the_random_control_follows_the_seed_and_the_resolution() -> None:
     values = [peer.build(seed)(first, second).item() for peer, seed in ((pyramid, 0), (pyramid, 1), (full, 0))]
     assert len(set(values)) == 3
     assert values[0] == pyramid.build(0)(first, second).item()
+
+
+def test_the_random_control_gives_the_image_the_share_that_the_released_loss_gives_it() -> None:
+    loss = find_peer("random", "denoise", Sources()).build(0)
+    assert isinstance(loss, TaskLoss)
+    assert 0 in loss.architecture.taps
+    config = recipe_of(DenoiseLoss())
+    found = list(distances([cast(FrozenDiscriminator, part).layers() for part in loss.discriminators], config))
+    of_image = sum(image for scale, image, _ in found if scale == config.scales - 1)
+    of_features = sum(features for _, _, features in found)
+    assert of_image / (of_image + of_features) == pytest.approx(config.image_share, rel=1e-3)

