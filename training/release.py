@@ -40,18 +40,20 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--release", metavar="VERSION", help="also put the weights into the package, as TASK-VERSION")
     arguments, flags = parser.parse_known_args(argv)
-    for task in arguments.tasks:
-        begun, folder = time.monotonic(), RunFolder(arguments.out / task)
+    folders = {task: RunFolder(arguments.out / task) for task in arguments.tasks}
+    for task, folder in folders.items():
+        begun = time.monotonic()
         resume = ["--resume"] if folder.checkpoint_path.exists() else []
         status = train.main(["--task", task, *RECIPES[task], *flags, "--out", str(folder.path), *resume])
         if status:
             return status
+        print(f"{task}: {time.monotonic() - begun:.0f} s")
+    for folder in folders.values():  # last: it changes the checkout, whose state every training records
         try:
             export(folder, arguments.release)
         except (ValueError, OSError, WeightsError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        print(f"{task}: {time.monotonic() - begun:.0f} s")
     return 0
 
 

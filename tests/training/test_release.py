@@ -32,6 +32,17 @@ def test_all_weights_come_from_one_command(tmp_path, monkeypatch):
     assert not (tmp_path / "jpeg").exists()
 
 
+def test_nothing_is_released_before_all_are_trained(tmp_path, monkeypatch):
+    """A release changes the checkout, and a training records whether it was changed."""
+    done = []
+    honest = train.main
+    monkeypatch.setattr(train, "main", lambda flags: done.append("train") or honest(flags))
+    monkeypatch.setattr(release, "export", lambda folder, version: done.append(f"release {folder.path.name}"))
+    flags = ["--out", str(tmp_path), "--tasks", "sr", "denoise", *SMALL, "--steps", "1"]
+    assert release.main([*flags, "--release", "v9"]) == 0
+    assert done == ["train", "train", "release sr", "release denoise"]
+
+
 def test_given_again_it_goes_on(tmp_path, monkeypatch):
     steps = []
     honest = train.Scale.step

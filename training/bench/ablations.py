@@ -42,7 +42,7 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
         {"generator": True, "wiener": 0, "upscale": True},
     ],
     "statistics": [{"shared_norm": False}],
-    "steps": [{"steps": 25}, {"steps": 50}, {"steps": 200}, {"steps": 400}],
+    "steps": [{"steps": 25}, {"steps": 50}, {"steps": 100}, {"steps": 200}, {"steps": 400}],
     "updates": [{"critic_updates": 3, "steps": 34}],
     "width": [{"channels": (width,)} for width in (8, 16, 24, 32, 48, 64)],
     "finest": [{"channels": (width,) * 7 + (last,)} for width, last in ((32, 24), (32, 16), (24, 16), (16, 32))],
@@ -66,7 +66,8 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
         {"taps": (0, 2), "distance": "squared"},
         {"taps": (0, 3), "distance": "squared"},
     ],
-    "share": [{"image_share": share} for share in (0.1, 0.25, 0.5, 0.75, 0.9)],
+    "share": [{"image_share": share} for share in (0.1, 0.25, 0.5, 0.6, 0.75, 0.9)],
+    "exponent": [{"image_exponent": exponent} for exponent in (1.0, 1.5, 2.0)],
     "range": [{"input_range": (-1.0, 1.0)}],
     "penalty": [{"penalty_weight": 0.01}, {"penalty_weight": 1.0}, {"penalty_weight": 10.0}],
     "strength": [
@@ -80,7 +81,11 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
     "image": [{"image": f"skimage:{name}"} for name in ("astronaut", "coffee", "rocket")],
     # The first is the released recipe itself, trained again: what other kernels and versions make of it.
     "seed": [{"anew": True}, *({"seed": seed} for seed in (1, 2, 3))],
-    "objective": [{"objective": "hinge", "spectral_norm": True}, {"objective": "hinge"}],
+    "objective": [
+        {"objective": "hinge", "spectral_norm": True},
+        {"objective": "hinge", "spectral_norm": False},
+        {"objective": "wgan-gp", "spectral_norm": False},
+    ],
     "average": [{"average": 0.9}, {"average": 0.98}],
     "normalisation": [{"unit_features": True}],
     "weights": [
@@ -106,7 +111,7 @@ def variants(task: str, question: str, images: Sequence[Path] = ()) -> Iterator[
     for changes in [*QUESTIONS[question], *further]:
         if any(OF_ONE_TASK.get(name, task) != task for name in changes):
             continue
-        if "image_share" in changes and 0 not in recipe.taps:  # nothing to share with
+        if changes.keys() & {"image_share", "image_exponent"} and 0 not in recipe.taps:  # no image to speak of
             continue
         try:
             variant = Variant.of(recipe, changes)

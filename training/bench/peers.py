@@ -2,6 +2,7 @@
 
     l1                  mean absolute error
     mse                 mean squared error: what the squared losses owe to squaring alone
+    ssim                1 - SSIM (Wang et al. 2004): how much of the metric there is to be had
     msssim-l1           0.84 (1 - MS-SSIM) + 0.16 L1 (Zhao et al. 2017)
     vgg                 VGG16 features up to relu4_3, of a trunk fine-tuned on edges: a stand-in for ImageNet's
     stlpips-alex, -vgg  shift-tolerant LPIPS
@@ -170,6 +171,13 @@ class VGGLoss(nn.Module):
         return outputs
 
 
+def _ssim(seed: int) -> Loss:
+    from pytorch_msssim import SSIM
+
+    similarity = SSIM(data_range=1.0)
+    return lambda pred, target: 1 - similarity(pred, target)
+
+
 def _msssim_l1(seed: int) -> Loss:
     from pytorch_msssim import MS_SSIM
 
@@ -189,6 +197,7 @@ def _stlpips(trunk: str) -> Callable[[int], Loss]:
 SIMPLE: dict[str, Callable[[int], Loss]] = {
     "l1": lambda seed: F.l1_loss,
     "mse": lambda seed: F.mse_loss,
+    "ssim": _ssim,
     "msssim-l1": _msssim_l1,
     "stlpips-alex": _stlpips("alex"),
     "stlpips-vgg": _stlpips("vgg"),

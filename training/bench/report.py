@@ -72,7 +72,10 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
         readme: splice(readme.read_text(encoding="utf-8"), {"summary": summary(rows_of_tasks)}),
         ablations_page: splice(
             ablations_page.read_text(encoding="utf-8"),
-            {"ablations": ablations.render(RESULTS / "ablations", STUDY.metrics).strip()},
+            {
+                f"ablations {folder.name}": ablations.render(folder, STUDY.metrics).strip().replace("## ", "### ")
+                for folder in sorted((RESULTS / "ablations").iterdir())
+            },
         ),
         guide: splice(guide.read_text(encoding="utf-8"), {"against L1": against_l1(rows_of_tasks)}),
     }
