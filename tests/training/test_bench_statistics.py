@@ -84,9 +84,33 @@ def test_fronts_that_do_not_meet_are_not_compared() -> None:
     assert apart.interval is None
     assert apart.low - apart.high == pytest.approx(1)
     l1 = points((30, 0.4))[0]
-    touching = front_difference([*points((28, 0.2)), l1], [*points((31, 0.3)), l1])
+    touching = front_difference([*points((28, 0.2)), l1], [*points((31, 0.5)), l1])
     assert touching is not None
     assert touching.interval is None, "a common end compares nothing"
+
+
+def test_a_point_that_another_beats_on_both_gives_way_to_it() -> None:
+    """Such as L1, where a mix has the higher PSNR and the better metric."""
+    better, mix, l1 = (29, 0.2), (30, 0.3), (29.5, 0.5)
+    for psnr, expected in ((29, 0.2), (29.25, 0.225), (29.5, 0.25), (29.75, 0.275), (30, 0.3)):
+        found = front_difference(points(better, mix, l1), points((psnr, 0.0)))
+        assert found is not None
+        assert found.interval is not None
+        assert found.interval.mean == pytest.approx(expected), psnr
+    # Where lower is better on the axis, and higher on the metric, it is the point on the other side that counts.
+    found = front_difference(points((0.2, 7), (0.3, 6)), points((0.25, 0)), axis_higher=False, metric_higher=True)
+    assert found is not None
+    assert found.interval is not None
+    assert found.interval.mean == pytest.approx(7)
+    # What is reached at a higher PSNR is reached below it too.
+    below = front_difference(points(l1, mix), points((29.6, 0.0)))
+    assert below is not None
+    assert below.interval is not None
+    assert below.interval.mean == pytest.approx(0.3)
+    at_l1 = front_difference(points((28, 0.2), l1), points(mix, l1))
+    assert at_l1 is not None
+    assert at_l1.interval is not None
+    assert at_l1.interval.mean == pytest.approx(0.5 - 0.3), "at L1's own PSNR the mix is still better"
 
 
 def test_images_that_disagree_widen_the_interval_between_fronts() -> None:

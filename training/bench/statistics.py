@@ -58,16 +58,20 @@ class FrontDifference:
     interval: Interval | None
 
 
-def front_difference(first: Front, second: Front, places: int = 17) -> FrontDifference | None:
+def front_difference(
+    first: Front, second: Front, places: int = 17, *, axis_higher: bool = True, metric_higher: bool = False
+) -> FrontDifference | None:
     """Difference of two trade-offs at equal PSNR, or whatever the axis is: ``first - second``.
 
-    The points of a front, such as mixes of a loss with L1, are joined by straight lines. Both fronts are read at
-    ``places`` even steps over the part of the axis that both cover, and the differences averaged. A front of one point
-    is read at that point. Draws are those of :func:`paired_difference`; in a draw where the fronts do not meet their
-    nearest ends are compared.
+    A front is what points, such as mixes of a loss with L1, reach at some place of the axis or beyond: a point that
+    another beats on both gives way to it. What is left is joined by straight lines. Both fronts are read at ``places``
+    even steps over the part of the axis that both cover, and the differences averaged. A front of one point is read at
+    that point. Draws are those of :func:`paired_difference`; in a draw where the fronts do not meet their nearest ends
+    are compared.
 
     Args:
         first, second: for each point its scores on the axis and on the metric of interest.
+        axis_higher, metric_higher: whether higher scores are better.
 
     Returns:
         None if the points share no seed and image.
@@ -82,25 +86,36 @@ def front_difference(first: Front, second: Front, places: int = 17) -> FrontDiff
 
     def compare(means: Table) -> tuple[Table, Table, Table]:
         """(draws, columns of ``tables``) -> (draws,) each: the shared part's ends, and the mean difference there."""
-        (axis, metric), (other_axis, other_metric) = _curve(means[:, :split]), _curve(means[:, split:])
-        low, high = np.maximum(axis[:, 0], other_axis[:, 0]), np.minimum(axis[:, -1], other_axis[:, -1])
+        parts = means[:, :split], means[:, split:]
+        low = np.maximum(*(part[:, 0::2].min(axis=1) for part in parts))
+        high = np.minimum(*(part[:, 0::2].max(axis=1) for part in parts))
         place = np.linspace(low, high, places, axis=1)
-        difference = _read(axis, metric, place) - _read(other_axis, other_metric, place)
+        ours, theirs = (_read(*_curve(part, axis_higher, metric_higher), place) for part in parts)
+        difference = ours - theirs
         return low, high, difference.mean(axis=1)
 
     low, high, difference = (float(value[0]) for value in compare(np.array([[table.mean() for table in tables]])))
-    # Fronts of several points that meet in one only meet in the end that they have in common: that compares nothing.
-    if low > high or (low == high and min(len(first), len(second)) > 1):
+    # Fronts that meet only in an end that they have in common, such as L1, and agree there: that compares nothing.
+    if low > high or (low == high and difference == 0):
         return FrontDifference(low, high, None)
     draws = np.stack([resampled_means(table) for table in tables], axis=1)
     return FrontDifference(low, high, _interval(difference, compare(draws)[2]))
 
 
-def _curve(means: Table) -> tuple[Table, Table]:
-    """(draws, alternating axis and metric of the points) -> axis and metric, each (draws, points), along the axis."""
+def _curve(means: Table, axis_higher: bool, metric_higher: bool) -> tuple[Table, Table]:
+    """(draws, alternating axis and metric of the points) -> axis and metric, each (draws, points), along the axis.
+
+    In the place of each point stands the best by the metric of those that are as good or better on the axis.
+    """
     axis, metric = means[:, 0::2], means[:, 1::2]
-    order = np.argsort(axis, axis=1, kind="stable")
-    return np.take_along_axis(axis, order, 1), np.take_along_axis(metric, order, 1)
+    order = np.argsort(axis if axis_higher else -axis, axis=1, kind="stable")
+    axis, metric = np.take_along_axis(axis, order, 1), np.take_along_axis(metric, order, 1)
+    for point in range(axis.shape[1] - 2, -1, -1):
+        beyond, here = metric[:, point + 1], metric[:, point]
+        beaten = beyond >= here if metric_higher else beyond <= here
+        for values in (axis, metric):
+            values[:, point] = np.where(beaten, values[:, point + 1], values[:, point])
+    return (axis, metric) if axis_higher else (axis[:, ::-1], metric[:, ::-1])
 
 
 def _read(axis: Table, metric: Table, place: Table) -> Table:

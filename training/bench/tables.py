@@ -120,7 +120,8 @@ def difference_on_fronts(rows: Rows, loss: str, baseline: str, metric: str, axis
     def points(name: str) -> Front:
         return [(row.scores.get(axis, {}), row.scores.get(metric, {})) for row in front(rows, name)]
 
-    return front_difference(points(loss), points(baseline))
+    better = {"axis_higher": METRICS[axis].higher_is_better, "metric_higher": METRICS[metric].higher_is_better}
+    return front_difference(points(loss), points(baseline), **better)
 
 
 def shared_seeds(rows: Sequence[Row]) -> str:
