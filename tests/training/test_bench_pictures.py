@@ -127,10 +127,13 @@ def test_loss_weights_are_told_for_each_restoration(tmp_path: Path, capsys: pyte
     assert all(line[3:6] == ["0.1", "1", "10"] for line in lines), "L1 needs weight 1 to pull as L1 does"
 
 
-def test_times_are_kept_by_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_are_kept_by_task_and_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "times.json"
-    assert times.main(["--losses", "l1", "random", "--rounds", "1", "--threads", "1", "--json", str(path)]) == 0
+    flags = ["--losses", "l1", "random", "--tasks", "sr", "jpeg", "--rounds", "1", "--threads", "1"]
+    assert times.main([*flags, "--json", str(path)]) == 0
     kept = json.loads(path.read_text())
-    assert list(kept["seconds"]) == ["l1", "random"]
+    assert {task: list(of_task) for task, of_task in kept["seconds"].items()} == dict.fromkeys(
+        ("sr", "jpeg"), ["l1", "random"]
+    )
     assert kept["machine"]["torch"] == torch.__version__
     assert "`random`" in capsys.readouterr().out

@@ -101,18 +101,23 @@ def panels(tasks: Sequence[str], metrics: Sequence[str], draw: Draw) -> Figure:
     return figure
 
 
-def cost(rows_of_tasks: Mapping[str, Rows], ours: Mapping[str, str], times: Mapping[str, float] | None) -> Figure:
+def cost(
+    rows_of_tasks: Mapping[str, Rows], ours: Mapping[str, str], times: Mapping[str, Mapping[str, float]] | None
+) -> Figure:
     """Quality of each loss alone, or of ours in its regime, against the time it takes.
 
     Args:
-        times: label -> time, of ``training.bench.times``; None for the medians that the cells noted, which include
+        times: task -> label -> time, of ``training.bench.times``; None for the medians that the cells noted, which include
             whatever else the machine did.
 
     Raises:
         ValueError: nothing says how long ``vgg`` takes.
     """
     look = look_of(rows_of_tasks)
-    points = {task: _cost_points(rows, ours.get(task), times) for task, rows in rows_of_tasks.items()}
+    points = {
+        task: _cost_points(rows, ours.get(task), None if times is None else times.get(task, {}))
+        for task, rows in rows_of_tasks.items()
+    }
     points = {task: of_task for task, of_task in points.items() if of_task}
     if not points:
         raise ValueError(

@@ -36,6 +36,7 @@ TITLES = {"sr": "SR x4", "denoise": "Denoising, sigma 25", "jpeg": "JPEG, qualit
 SUMMARY_METRICS = ("psnr", "stlpips", "cvvdp")
 SUMMARY_ROWS = {
     "l1": "L1",
+    "mse": "MSE",
     "random": "random weights of the same shape",
     "vgg": "VGG stand-in",
     "authors@full": "the authors' weights, their rule",

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--losses", nargs="+", required=True, help=(peers.__doc__ or "").replace("%", "%%"))
-    add("--task", choices=TASKS, default="sr", help="whose weights, which decide no time, are taken [sr]")
+    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="whose weights are taken [all]")
     add("--rounds", type=int, default=9, help="timed steps per loss [9]")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--json", type=Path, help="also write the figures to this file")
@@ -42,13 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     recipe = Recipe()
     shape = (recipe.batch, 3, recipe.patch, recipe.patch)
-    steps = dict(_step(name, options.task, peers.sources_of(options), shape) for name in options.losses)
-    seconds = {label: median(times) for label, times in take_turns(steps, options.rounds).items()}
-    unit = seconds.get("vgg")
+    seconds: dict[str, dict[str, float]] = {}
+    for task in options.tasks:
+        steps = dict(_step(name, task, peers.sources_of(options), shape) for name in options.losses)
+        seconds[task] = {label: median(times) for label, times in take_turns(steps, options.rounds).items()}
     lines = [
-        [f"`{label}`", f"{1e3 * time:.0f}", f"{time / unit:.2f}" if unit else ""] for label, time in seconds.items()
+        [task, f"`{label}`", f"{1e3 * time:.0f}", f"{time / of_task['vgg']:.2f}" if "vgg" in of_task else ""]
+        for task, of_task in seconds.items()
+        for label, time in of_task.items()
     ]
-    print(table(["loss", f"ms, {'x'.join(map(str, shape))}", "vgg = 1"], lines))
+    print(table(["task", "loss", f"ms, {'x'.join(map(str, shape))}", "vgg = 1"], lines))
     if options.json:
         content = {"machine": machine(), "shape": shape, "rounds": options.rounds, "seconds": seconds}
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
