@@ -107,8 +107,8 @@ def cost(
     """Quality of each loss alone, or of ours in its regime, against the time it takes.
 
     Args:
-        times: task -> label -> time, of ``training.bench.times``; None for the medians that the cells noted, which include
-            whatever else the machine did.
+        times: task -> label -> time, of ``training.bench.times``; None for the medians that the cells noted, which
+            include whatever else the machine did.
 
     Raises:
         ValueError: nothing says how long ``vgg`` takes.
