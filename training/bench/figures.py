@@ -3,7 +3,8 @@
     python -m training.bench.figures RESULTS --images docs/images [--ours LABEL] [--losses LABEL ...] [--times FILE]
 
     cost.svg     ST-LPIPS and ColorVideoVDP against the time of the loss's two passes, VGG's being 1
-    fronts.svg   ColorVideoVDP and PSNR against ST-LPIPS, from each loss alone over its mixes with L1 to L1
+    fronts.svg   ColorVideoVDP and PSNR against ST-LPIPS, from each loss alone over its mixes with L1 to L1, as far as
+                 these lie near ours
     curves.svg   PSNR and ST-LPIPS of a few small test crops during the fine-tuning: do the results settle?
 
 Means over seeds and images. Backgrounds are transparent, for pages light and dark.
@@ -144,7 +145,11 @@ def _cost_points(rows: Rows, ours: str | None, times: Mapping[str, float] | None
 
 
 def fronts(rows_of_tasks: Mapping[str, Rows], ours: Mapping[str, str]) -> Figure:
-    """What a loss and its mixes with L1 reach; losses without mixes are single points."""
+    """What a loss and its mixes with L1 reach; losses without mixes are single points.
+
+    The frame is that of the mixes, L1 and ours: a loss that gives up much of one metric for another lies outside, and
+    its line leaves the frame.
+    """
     look = look_of(rows_of_tasks)
 
     def draw(axes: Axes, task: str, metric: str) -> None:
@@ -156,9 +161,20 @@ def fronts(rows_of_tasks: Mapping[str, Rows], ours: Mapping[str, str]) -> Figure
             if known:
                 line = "-" if loss in mixed_losses(rows) else "none"
                 axes.plot(*zip(*known, strict=True), linestyle=line, **look(loss, ours=loss == our_loss))
+        framed = [row for row in rows.values() if row.ratio is not None or row.loss in ("l1", our_loss)]
+        if any(row.ratio is not None for row in framed):
+            _frame(axes, [(row.mean("stlpips"), row.mean(metric)) for row in framed])
         axes.set_xlabel(_better("stlpips"))
 
     return panels(list(rows_of_tasks), ("cvvdp", "psnr"), draw)
+
+
+def _frame(axes: Axes, points: Sequence[tuple[float | None, float | None]]) -> None:
+    """Sets the limits to the box of the points, a third wider on each side."""
+    for side, values in zip("xy", zip(*points, strict=True), strict=True):
+        known = [value for value in values if value is not None]
+        if known and (margin := (max(known) - min(known)) / 3):
+            axes.set(**{f"{side}lim": (min(known) - margin, max(known) + margin)})
 
 
 def curves(rows_of_tasks: Mapping[str, Rows], ours: Mapping[str, str]) -> Figure:
