@@ -49,7 +49,8 @@ class TaskLoss(SharingMixin, nn.Module):
         reduction: ``"mean"`` over the images of a batch, ``"sum"`` over them, or ``"none"``: one value per image.
         data_range: range of the images. A number r means [0, r]; a pair means [low, high]. Values outside are
             allowed and never clipped.
-        scales: which discriminators take part, as indices from 0 (coarsest) up; None for all.
+        scales: which discriminators take part, as indices from 0 (coarsest) up; None for all. Weights that compare the
+            image itself do so at the finest scale, and without that one not at all.
         resolution: ``"pyramid"`` feeds each discriminator the pyramid level of its scale; ``"full"`` feeds every one
             the image itself, the rule of the authors' code (slower, see docs/method.md).
         revision: branch, tag or commit of a Hub repository; None for its main branch.
@@ -151,6 +152,7 @@ class TaskLoss(SharingMixin, nn.Module):
     def per_scale(self, pred: Tensor, target: Tensor) -> dict[int, Tensor]:
         """Each scale's share of the distance, for logs: scale -> (N,), without ``loss_weight`` and reduction.
 
+        The finest scale's holds the image's own term, where the weights have one.
         A scale whose pyramid level is too small for its discriminator is missing, as it is from the loss.
         Arguments and errors as for :meth:`forward`.
         """
