@@ -70,10 +70,9 @@ def _section(entry: Mapping[str, Any]) -> Iterator[str]:
         "convolutions per scale": architecture["depth"],
         "compared layers": architecture["taps"],
         "distance": architecture.get("distance", "squared"),
-        "exponent of the image's distance": architecture.get(
-            "image_exponent", "2" if 0 in architecture["taps"] else "-"
-        ),
     }
+    if "image_exponent" in architecture:
+        file["exponent of the image's distance"] = architecture["image_exponent"]
     yield _table("", "", {**file, **_flat(provenance)})
     if entry.get("metrics"):
         yield "Measured:"

@@ -119,7 +119,7 @@ class FrozenDiscriminator(nn.Module):
             yield x
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Sum over taps of the mean feature difference of each image, squared or absolute: (N,)."""
+        """Sum over taps of the mean difference of each image, to the tap's power: (N,)."""
         # No weight requires grad: each side's graph is its own.
         outputs = zip(self.taps, self(pred), self(target), strict=True)
         return torch.stack([self._size(x - y, tap).mean(dim=(1, 2, 3)) for tap, x, y in outputs]).sum(dim=0)

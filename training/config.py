@@ -26,7 +26,8 @@ def setting(default: Any, text: str) -> Any:
 class Config:
     """Settings of phase 1: one image, one task, a pyramid of discriminators.
 
-    The defaults are the recipe of the released weights, except where docs/weights.md gives a task its own value.
+    The defaults are the paper's objective and a start for distortions of one's own; docs/weights.md says what each
+    released weight changes of them.
     """
 
     task: str = setting("jpeg", "sr, denoise, jpeg, or a name of your own together with --distortion")

@@ -19,8 +19,8 @@ from training import train
 from training.export import export
 from training.run_folder import RunFolder
 
-# What each task's recipe changes of training.config's defaults.
 HINGE = ["--channels", "16", "--objective", "hinge", "--spectral-norm", "--steps", "200", "--no-upscale"]
+# What each task's recipe changes of training.config's defaults.
 RECIPES: dict[str, list[str]] = {
     "sr": ["--channels", "24", "--distance", "absolute", "--taps", "1", "4", "--wiener", "0"],
     "denoise": [*HINGE, "--image-share", "0.6"],
