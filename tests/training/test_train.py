@@ -58,6 +58,14 @@ def test_training_changes_the_weights_and_learns(tmp_path, objective):
     assert sum(distances[-10:]) / 10 > 0.1
 
 
+def test_a_spectrally_normalised_critic_enters_the_loss_as_it_acts(tmp_path):
+    run(tmp_path, "--task", "denoise", *HINGE)
+    for state in finished_weights(tmp_path):
+        for name, weight in state.items():
+            if weight.dim() == 4:
+                assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(1, rel=1e-5), name
+
+
 def test_one_seed_gives_one_result(tmp_path):
     for folder in ("a", "b"):
         run(tmp_path / folder, "--task", "denoise", "--seed", "5")
