@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.bench.reference import AuthorsDiscriminator, Block
+from training.bench.authors import AuthorsDiscriminator, Block
 from training.legacy_pickle import MAGIC, PROTOCOL, Node
 
 SYSTEM = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}

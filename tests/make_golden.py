@@ -1,7 +1,7 @@
 """``python -m tests.make_golden``: writes tests/data/authors_layout.npz.
 
 A file in the authors' layout with random weights and narrow layers, and what the plain form of their algorithm
-(:mod:`training.bench.reference`) computes from it in float64. Keys: ``data``, the bytes; and for each case
+(:mod:`training.bench.authors`) computes from it in float64. Keys: ``data``, the bytes; and for each case
 ``{case}_pred``, ``_target`` (float32, [0, 1]), ``_loss``, ``_per_image`` and ``_grad`` (of the loss by pred).
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from legacy_writer import legacy_file
 
-from training.bench.reference import AuthorsLoss
+from training.bench.authors import AuthorsLoss
 
 GOLDEN = Path(__file__).parent / "data" / "authors_layout.npz"
 CHANNELS = (4,) * 4 + (8,) * 5  # nine, of which the loss uses the first eight, as in the authors' Ds_SISR.pth

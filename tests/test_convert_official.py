@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import nn
 
 from task_losses import TaskLoss
-from training.bench.reference import AuthorsLoss
+from training.bench.authors import AuthorsLoss
 from training.convert_official import LICENSE_FILE, StructureError, convert, fold, main, read_discriminators
 from training.legacy_pickle import LegacyFormatError, Node, read_legacy
 

@@ -14,7 +14,7 @@ from make_golden import CASES, CHANNELS, GOLDEN
 from torch import Tensor, nn
 
 from task_losses import TaskLoss
-from training.bench.reference import AuthorsLoss
+from training.bench.authors import AuthorsLoss
 from training.convert_official import CLASSES, convert
 from training.legacy_pickle import read_legacy
 

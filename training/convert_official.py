@@ -22,7 +22,7 @@ from torch import Tensor
 
 from task_losses.discriminator import SLOPE, Architecture
 from task_losses.weights import WeightsError, parse_weights, serialize_weights
-from training.folding import fold_batchnorm
+from training.batchnorm import fold_batchnorm
 from training.legacy_pickle import Node, read_legacy
 
 REPOSITORY = "gfxdisp/mdf"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from task_losses import JPEGLoss
-from training.bench.restorers import make_restorer
+from training.bench.study.restorers import make_restorer
 from training.distortions import jpeg
 from training.images import open_image, picture, resize_clipped
 

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from training.config import Config
-from training.kernels.jpeg import jpeg as device_jpeg
 from training.wiener import wiener_restored
 
 # (1, 3, H, W) in [0, 1], and the source of randomness -> the distorted image, same shape.
@@ -92,16 +91,6 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
         Image.fromarray(picture).save(file, "JPEG", quality=quality)
         decoded.append(np.array(Image.open(file)))
     return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).to(image.device, image.dtype) / 255
-
-
-def jpeg_full_chroma(image: Tensor, generator: torch.Generator) -> Tensor:
-    """The same at full chroma resolution (4:4:4) and on the image's device, at the qualities of the built-in task.
-
-    For ``--task jpeg --distortion training.distortions:jpeg_full_chroma``. Not the recipe of the released weights:
-    most JPEG files have half the chroma resolution.
-    """
-    first, last = Config.jpeg_quality
-    return device_jpeg(image, round(uniform(first, last, generator)))
 
 
 def _imported(name: str) -> Distortion:

@@ -27,8 +27,8 @@ import task_losses
 from task_losses import TaskLoss, WeightsError
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.weights import MANIFEST, describe, parse_weights, serialize_weights
+from training.batchnorm import fold_batchnorm
 from training.config import INDIFFERENT, Config, add_flags, given_settings
-from training.folding import fold_batchnorm
 from training.images import open_image, pyramid
 from training.networks import Block, Discriminator
 from training.provenance import ROOT

@@ -9,17 +9,8 @@ from torch import Tensor, nn
 from task_losses.discriminator import SLOPE, Architecture
 
 
-def norm_lrelu(norm: nn.BatchNorm2d, x: Tensor, slope: float) -> Tensor:
-    """BatchNorm and LeakyReLU by torch's own operations."""
-    return F.leaky_relu(norm(x), slope)
-
-
 class Block(nn.Module):
-    """3x3 convolution without padding, BatchNorm, LeakyReLU.
-
-    Attributes:
-        norm_lrelu: what normalises and activates; :func:`training.kernels.bn_lrelu.fuse` exchanges it.
-    """
+    """3x3 convolution without padding, BatchNorm, LeakyReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -28,10 +19,9 @@ class Block(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
         nn.init.normal_(self.conv.weight, 0.0, 0.02)
         nn.init.normal_(self.norm.weight, 1.0, 0.02)
-        self.norm_lrelu = norm_lrelu
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm_lrelu(self.norm, self.conv(x), SLOPE)
+        return F.leaky_relu(self.norm(self.conv(x)), SLOPE)
 
 
 class Network(nn.Module):

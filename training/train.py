@@ -32,12 +32,12 @@ from training.adam import adam, load_moments, set_rate
 from training.config import Config, add_flags, given_settings
 from training.distortions import make_adversary, make_distortion, uniform
 from training.images import open_image, pyramid, resize_clipped
-from training.kernels import Judged, Request, updates_of
 from training.networks import Discriminator, Generator, Network
 from training.objectives import Critic, generator_loss, spectrally_normalised
 from training.provenance import machine
 from training.run_folder import RunFolder
 from training.sweep import check_alike, read_sweep
+from training.updates import Judged, Request, updates_of
 
 # Settings, folder, and what a checkpoint left.
 Run = tuple[Config, RunFolder, "dict[str, Any] | None"]

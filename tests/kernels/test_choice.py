@@ -7,7 +7,7 @@ import torch
 
 from training import train
 from training.config import KERNELS, Config
-from training.kernels import choose, updates_of
+from training.updates import choose, updates_of
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def test_a_training_that_cannot_have_its_kernels_ends_before_it_begins(tmp_path,
 
 
 def test_without_triton_a_cuda_training_uses_the_reference(monkeypatch):
-    monkeypatch.setitem(sys.modules, "training.kernels.selfcheck", None)  # makes its import fail
+    monkeypatch.setitem(sys.modules, "training.kernels.triton.selfcheck", None)  # makes its import fail
     _, line = choose("auto", torch.device("cuda"), (32,))
     assert line.startswith("reference: no triton kernels here: ")
     assert "pip install triton" in line

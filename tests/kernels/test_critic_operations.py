@@ -9,8 +9,10 @@ pytest.importorskip("triton", reason="the kernels' compiler, triton, is not inst
 
 from critic_cases import case, check
 
-from training.kernels import fold, parameters, penalty, reference, step, wgrad
-from training.kernels.conv3x3 import conv3x3_reference
+from training.kernels import reference
+from training.kernels.triton import parameters, penalty, step, wgrad
+from training.kernels.triton import sums as fold
+from training.kernels.triton.conv3x3 import conv3x3_reference
 
 
 def folded(sums, kind):

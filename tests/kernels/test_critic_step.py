@@ -7,12 +7,12 @@ pytest.importorskip("triton", reason="the kernels' compiler, triton, is not inst
 
 from critic_cases import case, check, named
 
+from training.bench.cost.launches import count, eager, generator
 from training.kernels import reference
-from training.kernels.graph import CriticIteration
-from training.kernels.launches import count, eager, generator
-from training.kernels.optional_triton import interpreted
-from training.kernels.parameters import Layout
-from training.kernels.step import critic_gradients, critic_gradients_of_runs, launch_step, stack, unpack
+from training.kernels.triton.graph import CriticIteration
+from training.kernels.triton.optional import interpreted
+from training.kernels.triton.parameters import Layout
+from training.kernels.triton.step import critic_gradients, critic_gradients_of_runs, launch_step, stack, unpack
 from training.networks import Discriminator
 from training.objectives import critic_loss
 

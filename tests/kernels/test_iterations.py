@@ -15,10 +15,11 @@ from critic_cases import case
 from training import kernels, train
 from training.adam import adam
 from training.config import Config
-from training.kernels import Request, choose, graph, selfcheck
-from training.kernels.graph import CriticIteration, Iterations
+from training.kernels.triton import graph, selfcheck
+from training.kernels.triton.graph import CriticIteration, Iterations
 from training.networks import Discriminator
 from training.run_folder import RunFolder
+from training.updates import Request, choose
 
 pytestmark = pytest.mark.usefixtures("without_overflow_checks")
 

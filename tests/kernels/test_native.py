@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from training import train
-from training.kernels import choose, native, reference
-from training.kernels.native import NativeOperations, Unavailable
+from training.kernels import reference
+from training.kernels.cpu import native
+from training.kernels.cpu.native import NativeOperations, Unavailable
 from training.kernels.reference import Block, Operations, Trace, critic_gradients
 from training.networks import Discriminator
 from training.run_folder import RunFolder
+from training.updates import choose
 
 CPU = torch.device("cpu")
 SIZES = [(11, 11), (25, 25), (26, 39), (17, 50)]

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from training.kernels import Request, autograd_update, explicit_update
 from training.kernels.reference import critic_gradients, critic_gradients_of_runs
 from training.networks import Discriminator
 from training.objectives import critic_loss
+from training.updates import Request, autograd_update, explicit_update
 
 MIX, WEIGHT = 0.37, 0.1
 # Every size, width and batch; the large ones are narrow, to stay quick.

@@ -5,8 +5,8 @@ import torch
 
 from training import export, train
 from training.images import open_image
-from training.kernels import choose
 from training.run_folder import RunFolder
+from training.updates import choose
 
 SMALL = ["--task", "denoise", "--scales", "4", "--longest-side", "64", "--channels", "16", "--steps", "60"]
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from training.bench import kernels, roofline
-from training.kernels import launches
-from training.kernels.optional_triton import TRITON_INSTALLED
+from training.bench.cost import kernels, launches, roofline
+from training.kernels.triton.optional import TRITON_INSTALLED
 from training.networks import Discriminator
 from training.objectives import critic_loss
 

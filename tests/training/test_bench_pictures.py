@@ -13,11 +13,13 @@ from PIL import Image
 from study_results import write_cell
 
 from task_losses.pyramid import resize
-from training.bench import crops, figures, loss_weights, times
-from training.bench.data import Picture
-from training.bench.data import test_pair as make_test_pair
-from training.bench.restoration import Recipe, save_network
-from training.bench.restorers import make_restorer
+from training.bench.ablation import loss_weights
+from training.bench.report import crops, figures
+from training.bench.study import times
+from training.bench.study.data import Picture
+from training.bench.study.data import test_pair as make_test_pair
+from training.bench.study.restoration import Recipe, save_network
+from training.bench.study.restorers import make_restorer
 from training.images import open_image
 
 SMALL = Recipe(width=4, depth=2)

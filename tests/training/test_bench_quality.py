@@ -15,14 +15,14 @@ from PIL import Image
 from task_losses import DenoiseLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.weights import random_weights, serialize_weights
-from training.bench import metrics, quality
-from training.bench.cost import peak_memory
-from training.bench.data import Picture, read_folders, training_batches
-from training.bench.data import test_pair as make_test_pair
-from training.bench.peers import Sources, find_peer
-from training.bench.recognition import recipe_of
-from training.bench.restoration import mixed_with_l1, train
-from training.bench.restorers import make_restorer
+from training.bench.ablation.recognition import recipe_of
+from training.bench.cost.memory import peak_memory
+from training.bench.study import metrics, quality
+from training.bench.study.data import Picture, read_folders, training_batches
+from training.bench.study.data import test_pair as make_test_pair
+from training.bench.study.peers import Sources, find_peer
+from training.bench.study.restoration import mixed_with_l1, train
+from training.bench.study.restorers import make_restorer
 from training.scaling import distances
 
 

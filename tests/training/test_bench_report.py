@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.bench import report
+from training.bench.report import __main__ as report
 
 
 def test_the_pages_say_what_the_result_files_say(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.bench.statistics import front_difference, paired_difference
+from training.bench.report.bootstrap import front_difference, paired_difference
 
 
 def scores_of(table: np.ndarray) -> dict[tuple[int, str], float]:

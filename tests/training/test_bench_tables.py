@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from study_results import write_cell
 
-from training.bench import quality
-from training.bench.restoration import Recipe
-from training.bench.rows import Conditions, candidates, front, read_rows
-from training.bench.statistics import Interval
-from training.bench.tables import difference, render
-from training.bench.verdicts import Claim, render_verdicts, wrong_losses
+from training.bench.report.bootstrap import Interval
+from training.bench.report.rows import Conditions, candidates, front, read_rows
+from training.bench.report.tables import difference, render
+from training.bench.report.verdicts import Claim, render_verdicts, wrong_losses
+from training.bench.study import quality
+from training.bench.study.restoration import Recipe
 
 CONDITIONS = Conditions(Recipe())
 
@@ -171,6 +171,6 @@ def test_cost_is_judged_by_one_run_of_the_speed_benchmark(tmp_path: Path) -> Non
 
 def test_the_committed_speed_figures_can_be_judged(tmp_path: Path) -> None:
     write_cell(tmp_path, "sr", "ours")
-    committed = Path(quality.__file__).parent / "results" / "speed-cpu.json"
+    committed = Path(quality.__file__).parents[1] / "results" / "speed-cpu.json"
     text = render_verdicts(read_rows(tmp_path, CONDITIONS), CONDITIONS, {"sr": "ours"}, committed)
     assert text.count("VGG16") == 6

@@ -16,17 +16,17 @@ from task_losses import DenoiseLoss, SRLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
 from training import export
 from training.adam import adam
-from training.bench import ablations
-from training.bench.peers import Sources, find_peer
-from training.bench.variant_forms import UnitFeatures, reweighted, unit_feature_loss, with_gains
-from training.bench.variant_training import AveragedScale, averaged
-from training.bench.variants import Variant, released, weights_of
+from training.bench.ablation import ablations
+from training.bench.ablation.altered import Variant, released, weights_of
+from training.bench.ablation.averaged import AveragedScale, averaged
+from training.bench.study.forms import UnitFeatures, reweighted, unit_feature_loss, with_gains
+from training.bench.study.peers import Sources, find_peer
 from training.config import Config
-from training.kernels import Request, hinge_update
 from training.networks import Discriminator
 from training.objectives import hinge_loss
 from training.run_folder import RunFolder
 from training.train import train_together
+from training.updates import Request, hinge_update
 
 SMALL = Config(task="denoise", upscale=False, scales=2, longest_side=24, channels=(4,), steps=6, checkpoint_every=4)
 HINGE = replace(SMALL, objective="hinge", spectral_norm=True)

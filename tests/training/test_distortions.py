@@ -35,16 +35,6 @@ def test_jpeg_is_the_codec(image):
     torch.testing.assert_close(jpeg(image, 12), expected)
 
 
-def test_full_chroma_is_the_codec_without_subsampling(image):
-    distort = make_distortion(Config(task="jpeg", distortion="training.distortions:jpeg_full_chroma"))
-    pixels = (image[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    file = io.BytesIO()
-    quality = round(5 + 35 * torch.rand((), generator=draws(3)).item())
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
-    expected = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None] / 255
-    torch.testing.assert_close(distort(image, draws(3)), expected, rtol=0, atol=1e-6)
-
-
 def test_jpeg_treats_a_batch_image_by_image(image):
     batch = torch.cat([image, image.flip(-1)])
     torch.testing.assert_close(jpeg(batch, 30)[1:], jpeg(image.flip(-1), 30))

@@ -11,8 +11,8 @@ from task_losses import TaskLoss
 from training import distortions, export, train
 from training.config import Config
 from training.images import open_image, pyramid, resize_clipped
-from training.kernels import Judged, choose
 from training.run_folder import RunFolder
+from training.updates import Judged, choose
 
 SMALL = ["--scales", "2", "--longest-side", "24", "--channels", "4", "--steps", "6", "--checkpoint-every", "2"]
 

@@ -2,8 +2,8 @@
 
 It computes what :func:`training.objectives.critic_loss` and a double backward compute, for the layers of
 :class:`training.networks.Discriminator`: blocks of convolution, BatchNorm and LeakyReLU, and a last convolution. The
-operations on maps are plain torch here, the oracle of every other kernel; :mod:`training.kernels.native` puts compiled
-ones in their place.
+operations on maps are plain torch here, the oracle of every other kernel; :mod:`training.kernels.cpu.native` puts
+compiled ones in their place.
 """
 
 from __future__ import annotations

@@ -1,0 +1,136 @@
+"""A variant of a task's released recipe, and the loss that it makes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import task_losses
+from task_losses.losses import RESOLUTIONS
+from task_losses.weights import manifest_entry
+from training import export
+from training.bench.ablation.averaged import AveragedScale
+from training.bench.ablation.recognition import recipe_of
+from training.bench.study.forms import reweighted
+from training.bench.study.peers import OURS
+from training.bench.study.restoration import short_hash
+from training.config import INDIFFERENT, Config
+from training.run_folder import RunFolder
+from training.train import train_together
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings, and what no setting says.
+
+    Attributes:
+        average: decay of the critics' moving average, see :mod:`training.bench.ablation.averaged`; 0 for none.
+        anew: do not take the released file, whose recipe this may be, but train.
+        scale_growth, equal_scales, tap_weights: see :func:`training.bench.study.forms.reweighted`.
+        unit_features: see :class:`training.bench.study.forms.UnitFeatures`.
+        resolution: what each discriminator sees, see :class:`task_losses.TaskLoss`.
+    """
+
+    config: Config
+    average: float = 0.0
+    anew: bool = False
+    scale_growth: float = 1.0
+    equal_scales: bool = False
+    tap_weights: tuple[float, ...] = ()
+    unit_features: bool = False
+    resolution: str = "pyramid"
+
+    def __post_init__(self) -> None:
+        above = [tap for tap in self.config.taps if tap > 0]
+        problems = [
+            (not 0 <= self.average < 1, f"average must lie in [0, 1), got {self.average}"),
+            (
+                len(self.tap_weights) not in (0, len(above)),
+                f"tap weights are for the features' taps {above}, got {self.tap_weights}",
+            ),
+            (self.resolution not in RESOLUTIONS, f"resolution must be one of {RESOLUTIONS}, got {self.resolution!r}"),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise ValueError(message)
+
+    @classmethod
+    def of(cls, recipe: Config, changes: Mapping[str, Any]) -> Variant:
+        """A recipe with changed values of settings, or of this class.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
+        own = {name: changes[name] for name in changes if name in {entry.name for entry in fields(cls)}}
+        others = {name: value for name, value in changes.items() if name not in own}
+        return cls(Config.from_dict({**asdict(recipe), **others}), **own)
+
+
+def released(task: str) -> Config:
+    """The recipe of the released weights."""
+    return recipe_of(OURS[task]())
+
+
+def loss_of(variant: Variant, runs: Path) -> str:
+    """The loss, by a name that :func:`training.bench.study.peers.find_peer` knows; trained and exported if need be.
+
+    Args:
+        runs: folder for trainings and weight files.
+    """
+    path = weights_of(variant, runs)
+    kind = "unit" if variant.unit_features else "file"
+    return f"{kind}:{path}" if variant.resolution == "pyramid" else f"{kind}:{path}@{variant.resolution}"
+
+
+def weights_of(variant: Variant, runs: Path) -> Path:
+    """The weight file of a variant: the released one where its critics and form are those."""
+    config = variant.config
+    if config == released(config.task) and not variant.average and not variant.anew:
+        filename: str = manifest_entry(config.task)["filename"]
+        path = Path(task_losses.__file__).parent / "weights" / filename
+    else:
+        path = _trained(config, variant.average, runs)
+    weighing = {name: getattr(variant, name) for name in ("scale_growth", "equal_scales", "tap_weights")}
+    if weighing == {name: getattr(Variant, name) for name in weighing}:
+        return path
+    data = reweighted(path.read_bytes(), **weighing)
+    result = runs / f"{config.task}-reweighted-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+    runs.mkdir(parents=True, exist_ok=True)
+    export.write_whole(result, data)
+    return result
+
+
+def _trained(config: Config, average: float, runs: Path) -> Path:
+    settings = {name: value for name, value in asdict(config).items() if name not in INDIFFERENT}
+    form = {name: settings.pop(name) for name in export.FORM}
+    method = {"average": average} if average else {}
+    folder = RunFolder(runs / f"{config.task}-{short_hash({**settings, **method})}")
+    path = folder.path / f"{short_hash(form)}.safetensors"
+    with _alone(folder.path.with_suffix(".lock")):
+        if not path.is_file():
+            checkpoint = folder.load_checkpoint() if folder.checkpoint_path.exists() else None
+            if checkpoint is None:
+                shutil.rmtree(folder.path, ignore_errors=True)  # what a kill before the first checkpoint left
+                folder.create(config)
+            else:
+                folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
+            make_scale = partial(AveragedScale, decay=average) if average else None
+            train_together([(config, folder, checkpoint)], make_scale)
+            export.export(folder, form=form).replace(path)
+    return path
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits while another process is in here: two questions may need one training."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,127 @@
+"""Cost of a critic's training step on the CPU: autograd's double backward against the explicit step.
+
+    python -m training.bench.cost.critic                                  # prints the table
+    python -m training.bench.cost.critic --json training/bench/results/critic-cpu.json
+
+A step is one iteration of ``training.train`` without the distortion: losses, gradients, running statistics and Adam,
+at each scale of the default recipe. All back ends take turns in one process, so that whatever else the machine does
+hits them alike; the fastest round of each counts, in CPU seconds of all threads and by the clock. Errors are of the
+gradients of a first step together, root mean square, against the explicit step in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.bench.cost.memory import peak_memory
+from training.config import Config
+from training.images import open_image, pyramid, resize_clipped
+from training.kernels.reference import critic_gradients
+from training.provenance import machine
+from training.train import Scale
+from training.updates import Request, Update, choose
+
+CPU = torch.device("cpu")
+BACK_ENDS = ("autograd", "reference", "native")
+MIX = 0.37
+
+
+def iterate(scale: Scale, update: Update, real: Tensor, fake: Tensor, draws: torch.Generator) -> None:
+    course = scale.step(real, fake, 0, draws)
+    (judged,) = update([next(course)])
+    try:
+        course.send(judged)
+    except StopIteration:
+        return
+
+
+def gradient_errors(
+    config: Config, index: int, updates: dict[str, Update], real: Tensor, fake: Tensor
+) -> dict[str, float]:
+    scales = {name: Scale(config, index, CPU) for name in updates}
+    critics: dict[str, Any] = {name: scale.networks["discriminator"] for name, scale in scales.items()}
+    start = [parameter.detach().double() for parameter in critics[BACK_ENDS[0]].parameters()]
+    settings = MIX, config.penalty_weight, config.shared_norm
+    exact = critic_gradients(start, real.double(), fake.double(), *settings).parameters
+    length = sum(gradient.square().sum().item() for gradient in exact)
+    errors = {}
+    for name, update in updates.items():
+        update([Request(critics[name], scales[name].optimizers["discriminator"], real, fake, *settings)])
+        pairs = zip(critics[name].parameters(), exact, strict=True)
+        errors[name] = (sum((p.grad.double() - e).square().sum().item() for p, e in pairs) / length) ** 0.5
+    return errors
+
+
+def measure_scale(config: Config, index: int, real: Tensor, fake: Tensor, rounds: int) -> dict[str, dict[str, Any]]:
+    """Per back end: seconds of a step, megabytes of its tensors at the finest scale, error of its gradients."""
+    updates = {name: choose(name, CPU, config.architecture.channels)[0] for name in BACK_ENDS}
+    scales = {name: Scale(config, index, CPU) for name in BACK_ENDS}
+    draws = {name: torch.Generator().manual_seed(0) for name in BACK_ENDS}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in BACK_ENDS}
+    for turn in range(rounds + 1):
+        for name, update in updates.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            iterate(scales[name], update, real, fake, draws[name])
+            if turn:  # the first fills caches
+                seconds[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    errors = gradient_errors(config, index, updates, real, fake)
+    results: dict[str, dict[str, Any]] = {}
+    for name, update in updates.items():
+        cpu, wall = map(min, zip(*seconds[name], strict=True))
+        results[name] = {"cpu": cpu, "wall": wall, "error": errors[name]}
+        if index == config.scales - 1:
+            work = functools.partial(iterate, scales[name], update, real, fake, draws[name])
+            results[name]["megabytes"] = peak_memory(work)
+    return results
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.bench.cost.critic", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each back end (%(default)s)")
+    parser.add_argument("--threads", type=int, help="of torch; default: as torch finds them")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args(argv)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    config = Config()
+    image, _ = open_image(config.image)
+    coarsest, *levels = pyramid(image, config.scales, config.ratio, config.longest_side)
+    results: dict[str, Any] = {"machine": machine(), "rounds": arguments.rounds, "scales": []}
+    print("scale        " + "".join(f"{name:>42}" for name in BACK_ENDS))
+    for index, (coarser, real) in enumerate(zip([coarsest, *levels], levels, strict=False)):
+        size = real.shape[2], real.shape[3]
+        measured = measure_scale(config, index, real, resize_clipped(coarser, size), arguments.rounds)
+        results["scales"].append({"height": size[0], "width": size[1], **measured})
+        print(f"{size[0]:>3} x {size[1]:<6} " + "".join(_shown(measured, name) for name in BACK_ENDS), flush=True)
+    whole = {
+        name: {clock: sum(scale[name][clock] for scale in results["scales"]) for clock in ("cpu", "wall")}
+        for name in BACK_ENDS
+    }
+    results["pyramid"] = whole
+    print("pyramid      " + "".join(_shown(whole, name) for name in BACK_ENDS))
+    print("tensors      " + "".join(f"{results['scales'][-1][name]['megabytes']:>39.0f} MB" for name in BACK_ENDS))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _shown(measured: dict[str, dict[str, Any]], name: str) -> str:
+    of, slowest = measured[name], measured[BACK_ENDS[0]]
+    text = f"{1e3 * of['cpu']:.0f} ms cpu ({slowest['cpu'] / of['cpu']:.2f}x), {1e3 * of['wall']:.0f} wall"
+    if "error" in of:
+        text += f", {of['error']:.0e}"
+    return f"{text:>42}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,181 @@
+"""Cost of one training step of each loss: forward, and backward to the prediction.
+
+    python -m training.bench.cost.speed                      # prints the tables
+    python -m training.bench.cost.speed --json results.json  # and keeps the figures
+
+All losses take turns in one process, so that whatever else the machine does hits them alike; a row is the median over
+rounds of the ratio to ours within a round. Memory is each loss's own process: the growth of its peak resident size
+(on CUDA: of allocated memory) during a step. Random weights cost what trained ones cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from task_losses import JPEGLoss, SRLoss
+from training.bench.authors import AuthorsLoss
+from training.provenance import machine
+
+SHAPES = ((1, 3, 256, 256), (8, 3, 96, 96))
+MEMORY_SHAPE = (1, 3, 512, 512)
+
+
+class VGGLoss(nn.Module):
+    """The trunk of VGG16 to relu4_3 (Simonyan & Zisserman 2015), mean squared differences after each block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        inputs = 3
+        for block, (width, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3)]):
+            layers: list[nn.Module] = [nn.MaxPool2d(2)] if block else []
+            for _ in range(count):
+                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
+                inputs = width
+            self.blocks.append(nn.Sequential(*layers))
+        self.requires_grad_(False).eval()
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        results = []
+        for block in self.blocks:
+            x = block(x)
+            results.append(x)
+        return results
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            references = self.features(target)
+        pairs = zip(self.features(pred), references, strict=True)
+        return torch.stack([F.mse_loss(x, y) for x, y in pairs]).sum()
+
+
+LOSSES: dict[str, Callable[[], nn.Module]] = {
+    "ours": lambda: JPEGLoss(pretrained=False),  # DenoiseLoss has the same shape
+    "ours, SRLoss": lambda: SRLoss(pretrained=False),
+    "ours, every discriminator at full resolution": lambda: JPEGLoss(pretrained=False, resolution="full"),
+    "VGG16, 4 blocks": VGGLoss,
+    "authors' algorithm": AuthorsLoss,
+}
+
+
+def make_step(name: str, shape: tuple[int, ...], device: str) -> Callable[[], None]:
+    """A function that does one step's work with a loss."""
+    torch.manual_seed(0)
+    loss = LOSSES[name]().to(device)
+    pred = torch.rand(shape, device=device).requires_grad_()
+    target = torch.rand(shape, device=device)
+
+    def step() -> None:
+        pred.grad = None
+        loss(pred, target).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def time_losses(shape: tuple[int, ...], rounds: int, device: str) -> dict[str, dict[str, float]]:
+    """Milliseconds of a step, and how many times ours fits into it, per loss."""
+    steps = {name: make_step(name, shape, device) for name in LOSSES}
+    seconds = take_turns(steps, rounds)
+    return {
+        name: {
+            "milliseconds": 1e3 * statistics.median(times),
+            "times_ours": statistics.median(t / ours for t, ours in zip(times, seconds["ours"], strict=True)),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def take_turns(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round of each step."""
+    for step in steps.values():  # warm up: thread pools, kernel selection
+        step()
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def step_memory(name: str, device: str) -> float:
+    """Peak memory of a step above what was held before it, in MB. Meant to run in a process of its own."""
+    make_step(name, (1, 3, 128, 128), device)()  # libraries and thread pools are no part of the step
+    step = make_step(name, MEMORY_SHAPE, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far (a child even inherits its parent's)
+    before = _resident_kilobytes("VmRSS")
+    step()
+    return (_resident_kilobytes("VmHWM") - before) / 1e3
+
+
+def _resident_kilobytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def measure_memory(device: str) -> dict[str, float]:
+    def in_own_process(name: str) -> float:
+        command = [sys.executable, "-m", "training.bench.cost.speed", "--memory-of", name, "--device", device]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    return {name: in_own_process(name) for name in LOSSES}
+
+
+def report(results: dict[str, Any]) -> str:
+    """The results as Markdown tables."""
+    lines = []
+    for shape, rows in results["time"].items():
+        lines += [f"| one step, {shape} | ms | times ours |", "|---|---|---|"]
+        lines += [f"| {name} | {row['milliseconds']:.0f} | {row['times_ours']:.2f} |" for name, row in rows.items()]
+        lines.append("")
+    memory = results["memory_mb"]
+    lines += [f"| memory of one step, {'x'.join(map(str, MEMORY_SHAPE))} | MB | times ours |", "|---|---|---|"]
+    lines += [f"| {name} | {value:.0f} | {value / memory['ours']:.2f} |" for name, value in memory.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.bench.cost.speed", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps per loss and shape [9]")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--memory-of", choices=list(LOSSES), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print(step_memory(arguments.memory_of, arguments.device))
+        return
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"machine": machine(), "device": arguments.device, "rounds": arguments.rounds}
+    results["time"] = {
+        "x".join(map(str, shape)): time_losses(shape, arguments.rounds, arguments.device) for shape in SHAPES
+    }
+    results["memory_mb"] = measure_memory(arguments.device)
+    print(report(results))
+    print(json.dumps(results["machine"]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

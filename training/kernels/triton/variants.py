@@ -1,0 +1,133 @@
+"""What the critic's step launches, for the ahead-of-time check: found by going through steps on no device at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from training.kernels.triton.configs import ARCHITECTURES
+from training.kernels.triton.launch import Started, watch
+from training.kernels.triton.parameters import Layout
+from training.kernels.triton.step import launch_step
+from training.kernels.triton.sums import Running
+
+_DEPTH = 5
+_CASES = (  # channels, precision, shared statistics
+    (32, "ieee", True),
+    (32, "tf32", True),
+    (32, "bf16", True),
+    (64, "ieee", True),
+    (64, "tf32", True),
+    (64, "bf16", True),
+    (32, "tf32", False),
+    (8, "ieee", True),
+    (16, "ieee", True),
+    (24, "ieee", True),
+    (48, "ieee", True),
+)
+_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+# One or two of each file: those that use most registers and shared memory stand for the others in the default tests.
+_REPRESENTATIVE = (
+    "conv3x3 adjoint>masked 32>32 tf32",
+    "conv3x3 adjoint>masked 24>24 ieee",  # what training takes, and a width whose channels are masked
+    "wgrad activation*adjoint 32>32 tf32",
+    "fold_sums channels 32 kinds 1 second True",
+    "penalty still 2",
+    "pack channels 32",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel with all that decides its machine code.
+
+    Attributes:
+        name: unique, short and readable, such as ``conv3x3_forward c32 tf32``.
+        kernel: the ``@jit`` function.
+        signature: Triton types of the other parameters, by name: ``*fp32``, ``*bf16``, ``i32``, ``fp32``.
+        constexprs: values of the ``tl.constexpr`` parameters, by name.
+        warps: warps of a program.
+        stages: depth of software pipelining.
+        registers: of a thread, at most (``maxnreg``); None leaves it to the assembler.
+        tensor_core: whether the variant claims to use tensor cores; the check demands their instructions then.
+        architectures: those that it is meant for.
+        representative: compiled in the default tests too, not only in the full check. One or two per kernel.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    warps: int = 4
+    stages: int = 2
+    registers: int | None = None
+    tensor_core: bool = False
+    architectures: tuple[int, ...] = ARCHITECTURES
+    representative: bool = False
+
+
+def variants() -> list[Variant]:
+    """All launches of steps of ``_CASES``, each once, with the architectures that compile it so."""
+    found: dict[str, Variant] = {}
+    for arch in ARCHITECTURES:
+        for channels, precision, shared_norm in _CASES:
+            for started in _launches(channels, precision, shared_norm, arch):
+                variant = _variant(started, precision, arch)
+                known = found.setdefault(variant.name, variant)
+                if arch not in known.architectures:
+                    found[variant.name] = replace(known, architectures=(*known.architectures, arch))
+    return list(found.values())
+
+
+def _launches(channels: int, precision: str, shared_norm: bool, arch: int) -> list[Started]:
+    layout, seen = Layout(channels, _DEPTH), list[Started]()
+    empty = torch.device("meta")
+    image = torch.empty(1, 1, 3, 40, 50, device=empty)
+    statistics = torch.empty(1, channels, device=empty)
+    running = [Running(statistics, statistics, torch.empty(1, dtype=torch.int64, device=empty))] * (_DEPTH - 1)
+    with watch(seen.append):
+        launch_step(
+            torch.empty(1, layout.total, device=empty), layout, image, image, torch.empty(1, 2, device=empty),
+            shared_norm, precision, running, arch,
+        )  # fmt: skip
+    return seen
+
+
+def _variant(started: Started, precision: str, arch: int) -> Variant:
+    constexprs = started.constexprs
+    products = "PRECISION" in constexprs
+    name = _name(started, precision)
+    tile = (
+        f" {constexprs['BLOCK_HEIGHT']}x{constexprs['BLOCK_WIDTH']} w{started.options['num_warps']}" if products else ""
+    )
+    return Variant(
+        name=name + tile,
+        kernel=started.kernel,
+        signature={
+            name: _TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+            for name, value in started.arguments.items()
+        },
+        constexprs=constexprs,
+        warps=started.options["num_warps"],
+        registers=started.options.get("maxnreg"),
+        stages=constexprs.get("STAGES", 1),
+        tensor_core=products and precision != "ieee",
+        architectures=(arch,),
+        representative=name in _REPRESENTATIVE,
+    )
+
+
+def _name(started: Started, precision: str) -> str:
+    """The kernel, and of its constants those that tell its launches apart."""
+    values = started.constexprs
+    kernel = str(started.kernel.__name__).removesuffix("_kernel")
+    if kernel == "conv3x3":
+        kernel += f" {values['READ']}>{values['WRITE']} {values['INPUTS']}>{values['OUTPUTS']} {precision}"
+    elif kernel == "wgrad":
+        kernel += f" {values['READ']}*{values['GRADIENT']} {values['INPUTS']}>{values['OUTPUTS']} {precision}"
+    else:
+        kernel += "".join(f" {k.lower()} {values[k]}" for k in ("CHANNELS", "KINDS", "SECOND", "STILL") if k in values)
+    return kernel
