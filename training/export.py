@@ -1,8 +1,8 @@
 """Turns a finished run into a weight file for ``task_losses``.
 
-    python -m training.export runs/jpeg                     # runs/jpeg/jpeg.safetensors
-    python -m training.export runs/jpeg --release v2        # into the package and its manifest
-    python -m training.export runs/jpeg --taps 1 4 --distance absolute   # the same critics, compared otherwise
+    python training/export.py runs/jpeg                     # runs/jpeg/jpeg.safetensors
+    python training/export.py runs/jpeg --release v2        # into the package and its manifest
+    python training/export.py runs/jpeg --taps 1 4 --distance absolute   # the same critics, compared otherwise
 
 Folds BatchNorm and the input range into the convolutions, scales the features, writes the file, reads it back
 through ``task_losses``, compares its features with the trained networks', and writes the manifest's entry.
@@ -16,9 +16,12 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
+
+if __package__ in (None, ""):  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch import Tensor
@@ -32,6 +35,7 @@ from training.config import INDIFFERENT, Config, add_flags, given_settings
 from training.images import open_image, pyramid
 from training.networks import Block, Discriminator
 from training.provenance import ROOT
+from training.recipes import RECIPES
 from training.run_folder import RunFolder
 from training.scaling import feature_scale, scaled
 
@@ -73,7 +77,7 @@ def open_run(folder: RunFolder, form: Mapping[str, Any] | None = None) -> Traine
     if len(states) < config.scales:
         raise ValueError(
             f"the run in {folder.path} has finished {len(states)} of {config.scales} scales: "
-            f"continue it with `python -m training.train --resume --out {folder.path}`"
+            f"continue it with `python training/train.py --resume --out {folder.path}`"
         )
     discriminators = []
     for state, width in zip(states, config.architecture.channels, strict=True):
@@ -161,13 +165,14 @@ def manifest_entry(filename: str, data: bytes, origin: dict[str, Any]) -> dict[s
     weights = parse_weights(data, source=filename)
     entry = describe(data, filename)
     config = entry.pop("config")  # the command says it in short
-    defaults = asdict(Config())
-    changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != defaults[k]}
+    task = weights.info["task"]
+    recipe = {**{f.name: f.default for f in fields(Config)}, **RECIPES.get(task, {})}
+    changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != recipe[k]}
     flags = [_flag(name, value) for name, value in changed.items() if name != "task"]
     return {
         **entry,
         "input": {"range": [0, 1], "color": "sRGB", "min_size": weights.architecture.receptive_field},
-        "command": " ".join(["python -m training.train --task", weights.info["task"], *flags]),
+        "command": " ".join(["python training/train.py --task", task, *flags]),
         "cost": {key: origin[key] for key in ("seconds", "processor", "threads", "gpu", "kernels") if key in origin},
     }
 
@@ -245,7 +250,7 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.export", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python training/export.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--release", metavar="VERSION", help="also put it into the package, as TASK-VERSION")
     add_flags(parser, FORM)

@@ -23,8 +23,10 @@ FLUSH_EVERY = 25
 
 
 def loss_names(config: Config) -> tuple[str, ...]:
-    critic = ("critic_distance", "gradient_penalty")
-    return (*critic, "adversarial", "reconstruction") if config.generator else critic
+    """Of a run's columns in ``losses.csv``, see :meth:`training.scale.Scale.losses`."""
+    penalty = ("gradient_penalty",) if config.objective == "wgan-gp" else ()
+    generator = ("adversarial", "reconstruction") if config.generator else ()
+    return ("critic_distance", *penalty, *generator)
 
 
 class RunFolder:
@@ -128,7 +130,7 @@ class RunFolder:
         names = [name for name in rows[0] if name not in ("step", "scale")]
         figure = Figure(figsize=(9, 2.2 * len(names)), layout="constrained")
         starts = [int(b["step"]) for a, b in pairwise(rows) if a["scale"] != b["scale"]]
-        for axis, name in zip(figure.subplots(len(names), sharex=True), names, strict=True):
+        for axis, name in zip(figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], names, strict=True):
             axis.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], linewidth=0.8)
             axis.set_ylabel(name.replace("_", " "))
             for start in starts:

@@ -23,19 +23,19 @@ from training.bench.study.forms import UnitFeatures, reweighted, unit_feature_lo
 from training.bench.study.peers import Sources, find_peer
 from training.config import Config
 from training.networks import Discriminator
-from training.objectives import hinge_loss
+from training.objectives import Objective, hinge_loss
 from training.run_folder import RunFolder
-from training.train import train_together
-from training.updates import Request, hinge_update
+from training.train import Run, train_runs
+from training.updates import Request, autograd_update
 
-SMALL = Config(task="denoise", upscale=False, scales=2, longest_side=24, channels=(4,), steps=6, checkpoint_every=4)
-HINGE = replace(SMALL, objective="hinge", spectral_norm=True)
+HINGE = Config(task="denoise", scales=2, longest_side=24, channels=(4,), steps=6, checkpoint_every=4)
+SMALL = replace(HINGE, objective="wgan-gp", spectral_norm=False)
 
 
 def trained(path: Path, config: Config = SMALL, average: float = 0.0) -> RunFolder:
     folder = RunFolder(path)
     folder.create(config)
-    train_together([(config, folder, None)], partial(AveragedScale, decay=average))
+    train_runs([Run(config, folder)], partial(AveragedScale, decay=average))
     return folder
 
 
@@ -60,12 +60,13 @@ def test_a_spectrally_normalised_critic_does_not_feel_the_size_of_its_weights() 
     critic, larger = Discriminator(4), Discriminator(4)
     larger.load_state_dict({k: 3 * v if v.dim() == 4 else v for k, v in critic.state_dict().items()})
     image, other = pair()
+    objective = Objective("hinge", spectral_norm=True)
     requests = [
-        Request(network, adam(network.parameters(), 0.01, (0.5, 0.999)), image, other, 0.5, 1.0, True)
+        Request(network, adam(network.parameters(), 0.01, (0.5, 0.999)), image, other, 0.5, objective)
         for network in (critic, larger)
     ]
     weight = critic.last.weight.detach().clone()
-    first, second = hinge_update(spectral_norm=True)(requests)
+    first, second = autograd_update(requests)
     torch.testing.assert_close(first.distance, second.distance)
     gradient, of_larger = critic.last.weight.grad, larger.last.weight.grad
     assert gradient is not None
@@ -100,7 +101,7 @@ def test_the_average_is_the_weighted_mean_of_all_states() -> None:
 def test_without_decay_the_average_is_the_ordinary_training_and_with_it_another(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "ordinary")
     folder.create(SMALL)
-    train_together([(SMALL, folder, None)])  # by Scale itself
+    train_runs([Run(SMALL, folder)])  # by Scale itself
     ordinary = folder.load_checkpoint()["finished"]
     same = trained(tmp_path / "same").load_checkpoint()["finished"]
     other = trained(tmp_path / "other", average=0.9).load_checkpoint()["finished"]
@@ -132,7 +133,7 @@ def test_a_resumed_variant_equals_an_unbroken_one(
     checkpoint = folder.load_checkpoint()
     assert (checkpoint["scale"], checkpoint["step"]) == (0, 4)
     folder.resume_logs(config, 4)
-    train_together([(config, folder, checkpoint)], partial(AveragedScale, decay=average))
+    train_runs([Run(config, folder, checkpoint)], partial(AveragedScale, decay=average))
     for a, b in zip(whole, folder.load_checkpoint()["finished"], strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
 

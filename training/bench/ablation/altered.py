@@ -23,7 +23,8 @@ from training.bench.study.peers import OURS
 from training.bench.study.restoration import short_hash
 from training.config import INDIFFERENT, Config
 from training.run_folder import RunFolder
-from training.train import train_together
+from training.scale import Scale
+from training.train import Run, train_runs
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,9 @@ def _trained(config: Config, average: float, runs: Path) -> Path:
             checkpoint = folder.load_checkpoint() if folder.checkpoint_path.exists() else None
             if checkpoint is None:
                 shutil.rmtree(folder.path, ignore_errors=True)  # what a kill before the first checkpoint left
-                folder.create(config)
-            else:
-                folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
-            make_scale = partial(AveragedScale, decay=average) if average else None
-            train_together([(config, folder, checkpoint)], make_scale)
+            run = Run(config, folder, checkpoint)
+            run.open()
+            train_runs([run], partial(AveragedScale, decay=average) if average else Scale)
             export.export(folder, form=form).replace(path)
     return path
 
