@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
+from task_losses import JPEGLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.losses import LOSSES
 from training.config import Config
 from training.distortions import make_adversary
 from training.images import open_image, starts_and_levels
 
-RELEASED: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
 PHOTOGRAPHS = ("skimage:astronaut", "skimage:coffee", "skimage:rocket")
 DRAWS = 3  # of the distortion's strength, for each photograph and scale
 
@@ -73,7 +73,7 @@ def random_losses(count: int) -> list[TaskLoss]:
 
 def main() -> None:
     images = [open_image(name)[0] for name in PHOTOGRAPHS]
-    recipes = {task: recipe_of(kind()) for task, kind in RELEASED.items()}
+    recipes = {task: recipe_of(kind()) for task, kind in LOSSES.items()}
 
     def row(loss: TaskLoss) -> list[float]:
         return [recognition(loss, config, images) for config in recipes.values()]
@@ -82,7 +82,7 @@ def main() -> None:
     print("|---" * (len(recipes) + 1) + "|")
     by_random = list(zip(*map(row, random_losses(8)), strict=True))
     print("| random weights, 8 seeds | " + " | ".join(f"{min(s):.2f} to {max(s):.2f}" for s in by_random) + " |")
-    named: list[tuple[str, TaskLoss]] = [(kind.__name__, kind()) for kind in RELEASED.values()]
+    named: list[tuple[str, TaskLoss]] = [(kind.__name__, kind()) for kind in LOSSES.values()]
     named += [(path, TaskLoss(path)) for path in sys.argv[1:]]
     for name, loss in named:
         print(f"| {name} | " + " | ".join(f"{share:.2f}" for share in row(loss)) + " |")

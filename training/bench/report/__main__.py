@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from task_losses.losses import LOSSES
 from training.bench.ablation import ablations
 from training.bench.report.rows import Conditions, Row, Rows, candidates, read_rows
 from training.bench.report.tables import column_title, difference, means, render, shared_seeds, shown, table
 from training.bench.report.verdicts import render_cost, render_verdicts
-from training.bench.study import peers
 from training.bench.study.metrics import METRICS
 from training.bench.study.restoration import Recipe
 
@@ -31,7 +31,7 @@ OTHER_LEVELS = ({"denoise": (15,), "jpeg": (20,)}, {"denoise": (50,), "jpeg": (4
 OTHER_METRICS = ("gmsd", "haarpsi", "vsi")
 BASELINES = ("l1", "random", "authors@full", "vgg")
 OURS = candidates(["ours"])
-NAMES = {task: kind.__name__ for task, kind in peers.OURS.items()}
+NAMES = {task: kind.__name__ for task, kind in LOSSES.items()}
 TITLES = {"sr": "SR x4", "denoise": "Denoising, sigma 25", "jpeg": "JPEG, quality 10"}
 
 SUMMARY_METRICS = ("psnr", "stlpips", "cvvdp")
