@@ -12,7 +12,8 @@ import torch
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
 from task_losses.pyramid import resize
 from task_losses.weights import manifest, serialize_weights
-from training.bench.ablation.recognition import PHOTOGRAPHS, photographs, random_losses, recipe_of, recognition
+from training.bench.ablation.recognition import PHOTOGRAPHS, photographs, random_losses, recognition
+from training.bench.study.ours import recipe_of
 from training.config import INDIFFERENT, Config
 from training.distortions import jpeg
 from training.images import open_image

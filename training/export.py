@@ -23,6 +23,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import task_losses
 from task_losses import TaskLoss, WeightsError
 from task_losses.discriminator import FrozenDiscriminator
