@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, WeightsError, WeightsUnavailable, __version__
+from task_losses import TaskLoss, WeightsError, WeightsUnavailable, __version__
 from task_losses.discriminator import Architecture
 from task_losses.hub import HubOptions
-from task_losses.losses import RESOLUTIONS
+from task_losses.losses import LOSSES, RESOLUTIONS
 from task_losses.pictures import PictureError, read_picture, write_heat_map
 from task_losses.sources import is_published, load_weights, pinned_weights
 from task_losses.weights import Weights, embedded_weights, manifest
-
-LOSSES: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
 
 WEIGHTS_FAILED = 1
 WRONG_USE = 2

@@ -83,7 +83,7 @@ def remember(file: HubFile, commit: str, options: HubOptions) -> None:
     if is_commit(file.revision) or options.local_files_only or (cached and cached.parent.name == commit):
         return
     with suppress(WeightsError):
-        _download(file, options, force=False)
+        _download(file, options)
 
 
 def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> tuple[T, bool]:
@@ -113,15 +113,13 @@ def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> tu
         raise damage or _not_cached(file)
     try:
         reached, _ = _probe(file, options)
-        while True:
-            if damage is not None:
-                log.warning("%s; fetching it again", damage)
+        if damage is None:
             try:
-                return _parse_file(_download(file, reached, force=damage is not None), parse), False
+                return _parse_file(_download(file, reached), parse), False
             except WeightsIntegrity as error:
-                if damage is not None:
-                    raise
                 damage = error
+        log.warning("%s; fetching it again", damage)
+        return _parse_file(_download(file, reached, again=True), parse), False
     except WeightsUnavailable as error:
         if damage is None:
             raise
@@ -274,7 +272,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     return done.result(timeout=seconds)
 
 
-def _download(file: HubFile, options: HubOptions, force: bool) -> Path:
+def _download(file: HubFile, options: HubOptions, again: bool = False) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
@@ -286,7 +284,7 @@ def _download(file: HubFile, options: HubOptions, force: bool) -> Path:
                 cache_dir=options.cache_dir,
                 endpoint=options.endpoint,
                 token=options.token,
-                force_download=force,
+                force_download=again,
                 etag_timeout=PROBE_SECONDS,
                 library_name=LIBRARY,
             )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -29,7 +28,8 @@ if not __package__:  # run by its path
 import task_losses
 from task_losses import TaskLoss, WeightsError
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.weights import MANIFEST, describe, parse_weights, serialize_weights
+from task_losses.files import write_file
+from task_losses.weights import MANIFEST, describe, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
 from training.config import INDIFFERENT, Config, add_flags, given_settings
 from training.images import open_image, pyramid
@@ -119,11 +119,7 @@ def weight_file(trained: Trained) -> bytes:
     config = trained.config
     folded = [fold(discriminator, config.input_range) for discriminator in trained.discriminators]
     factor = feature_scale(folded, config)
-    tensors = {}
-    for scale, layers in enumerate(folded):
-        for layer, (weight, bias) in enumerate(scaled(layers, factor), start=1):
-            tensors[f"scale{scale}.conv{layer}.weight"] = weight
-            tensors[f"scale{scale}.conv{layer}.bias"] = bias
+    tensors = named_layers(scaled(layers, factor) for layers in folded)
     _, source = open_image(config.image, config.image_licence)
     info = {
         "task": config.task,
@@ -196,21 +192,14 @@ def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) ->
         raise ValueError(f"{entry['filename']} is published with other bytes: give the new weights another version")
     folder = root / "task_losses" / "weights"
     folder.mkdir(exist_ok=True)
-    write_whole(folder / entry["filename"], data)
+    write_file(folder / entry["filename"], data)
     # New weights are not on the Hub yet: the old revision does not hold them.
     manifest["weights"][task] = entry
     if old is None or old["sha256"] != entry["sha256"]:
         manifest["revision"] = None
-    write_whole(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    write_file(path, (json.dumps(manifest, indent=2) + "\n").encode())
     if old is not None and old["filename"] != entry["filename"]:
         (folder / old["filename"]).unlink(missing_ok=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that a kill leaves the old one or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any] | None = None) -> Path:
@@ -228,7 +217,7 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
     task = trained.config.task
     data = weight_file(trained)
     path = folder.path / f"{task}.safetensors"
-    write_whole(path, data)
+    write_file(path, data)
     error = largest_error(trained, TaskLoss(path))
     if not error <= TOLERANCE:
         path.unlink()
@@ -238,7 +227,7 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
         )
     filename = f"{task}-{version}.safetensors" if version else path.name
     entry = manifest_entry(filename, data, trained.origin)
-    write_whole(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
+    write_file(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
     print(f"{path}: {len(data)} bytes, sha256 {entry['sha256']}")
     print(f"features equal the trained networks' to {error:.1e} of their range")
     if version:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from task_losses.files import replacing
 from training.config import Config
 from training.images import picture
 
@@ -70,9 +70,8 @@ class RunFolder:
     def save_checkpoint(self, content: dict[str, Any], config: Config) -> None:
         """Replaces the checkpoint at once: a kill leaves either the old one or the new one."""
         self.flush()
-        part = self.checkpoint_path.with_suffix(".part")
-        torch.save({**content, "config": json.dumps(asdict(config))}, part)
-        os.replace(part, self.checkpoint_path)
+        with replacing(self.checkpoint_path) as partial:
+            torch.save({**content, "config": json.dumps(asdict(config))}, partial)
 
     def resume_logs(self, config: Config, steps: int) -> None:
         """Continues the logs after the first ``steps`` steps; later rows are of work that was lost."""

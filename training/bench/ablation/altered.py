@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import task_losses
-from task_losses.losses import RESOLUTIONS
+from task_losses.files import write_file
+from task_losses.losses import LOSSES, RESOLUTIONS
 from task_losses.weights import manifest_entry
 from training import export
 from training.bench.ablation.averaged import AveragedScale
 from training.bench.study.forms import reweighted
-from training.bench.study.ours import OURS, recipe_of
+from training.bench.study.ours import recipe_of
 from training.bench.study.restoration import short_hash
 from training.config import INDIFFERENT, Config
 from training.run_folder import RunFolder
@@ -74,7 +75,7 @@ class Altered:
 
 def released(task: str) -> Config:
     """The recipe of the released weights."""
-    return recipe_of(OURS[task]())
+    return recipe_of(LOSSES[task]())
 
 
 def loss_of(altered: Altered, runs: Path) -> str:
@@ -102,7 +103,7 @@ def weights_of(altered: Altered, runs: Path) -> Path:
     data = reweighted(path.read_bytes(), **weighing)
     result = runs / f"{config.task}-reweighted-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
     runs.mkdir(parents=True, exist_ok=True)
-    export.write_whole(result, data)
+    write_file(result, data)
     return result
 
 

@@ -23,8 +23,9 @@ if not __package__:  # run by its path
 
 from task_losses import JPEGLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.losses import LOSSES
 from training.bench.markdown import table
-from training.bench.study.ours import OURS, recipe_of
+from training.bench.study.ours import recipe_of
 from training.config import Config
 from training.distortions import make_adversary
 from training.images import open_image, starts_and_levels
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help="weight files to try besides the released ones")
     files = parser.parse_args(arguments).files
     images = [open_image(name)[0] for name in PHOTOGRAPHS]
-    released = {task: kind() for task, kind in OURS.items()}
+    released = {task: kind() for task, kind in LOSSES.items()}
 
     def shares(loss: TaskLoss) -> list[float]:
         return [recognition(loss, recipe_of(of_task), images) for of_task in released.values()]

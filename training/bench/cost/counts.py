@@ -32,12 +32,14 @@ from training.kernels import reference
 from training.kernels.triton.launch import Started, running, watch
 from training.kernels.triton.optional import TRITON_INSTALLED
 from training.networks import Discriminator, Generator
-from training.objectives import generator_loss
-from training.updates import Request, Update, autograd_update, hinge_update
+from training.objectives import Objective, generator_loss
+from training.updates import Request, autograd_update
 
 Size = tuple[int, int]  # height and width
 
-PENALTY_WEIGHT, MIX = 0.1, 0.5  # no count depends on them
+MIX = 0.5  # no count depends on it
+WGAN_GP = Objective("wgan-gp")
+HINGE = Objective("hinge", spectral_norm=True)
 # What no device hears of: memory, marks of the profiler, reading a number that is on the CPU.
 _SILENT = ("aten.empty", "aten.new_empty", "aten.detach", "profiler.", "aten._local_scalar_dense")
 
@@ -91,16 +93,16 @@ class _Launches(TorchDispatchMode):
             self.bytes += sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
 
 
-def autograd(update: Update, channels: int, size: Size, shared_norm: bool = True) -> Counts:
+def autograd(objective: Objective, channels: int, size: Size) -> Counts:
     """Of an update of a critic by autograd, operation by operation, with the Adam that torch takes on a device."""
     critic, real, fake = _problem(channels, size)
     optimizer = torch.optim.Adam(critic.parameters(), foreach=True)
-    request = Request(critic, optimizer, real, fake, MIX, PENALTY_WEIGHT, shared_norm)
-    update([request])  # the first one makes Adam's state
-    return count(lambda: update([request]))
+    request = Request(critic, optimizer, real, fake, MIX, objective)
+    autograd_update([request])  # the first one makes Adam's state
+    return count(lambda: autograd_update([request]))
 
 
-def fused(channels: int, size: Size, precision: str = "ieee", shared_norm: bool = True) -> Counts:
+def fused(channels: int, size: Size, precision: str = "ieee") -> Counts:
     """Of the same by the Triton kernels and a fused Adam: what a CUDA graph of it holds, with the tiles of an H100.
 
     Raises:
@@ -117,11 +119,11 @@ def fused(channels: int, size: Size, precision: str = "ieee", shared_norm: bool 
 
     def step() -> None:
         flat = torch.cat([parameter.detach().view(-1) for parameter in parameters])[None]
-        launch_step(flat, layout, real[None], fake[None], settings, shared_norm, precision, arch=90)
+        launch_step(flat, layout, real[None], fake[None], settings, WGAN_GP.shared_norm, precision, arch=90)
 
     launched = count(step).joined(_fused_adam(channels))
     explicit = count(
-        lambda: reference.critic_gradients(parameters, real, fake, MIX, PENALTY_WEIGHT, shared_norm)
+        lambda: reference.critic_gradients(parameters, real, fake, MIX, WGAN_GP)
     )  # the arithmetic of the kernels, which the counter does not see inside
     return launched._replace(flop=explicit.flop)
 
@@ -162,9 +164,9 @@ def _problem(channels: int, size: Size) -> tuple[Discriminator, Tensor, Tensor]:
 
 # Each way to make an update that training has.
 WAYS: dict[str, Callable[[int, Size], Counts]] = {
-    "wgan-gp, autograd": partial(autograd, autograd_update),
+    "wgan-gp, autograd": partial(autograd, WGAN_GP),
     "wgan-gp, Triton": fused,
-    "hinge and spectral norm, autograd": partial(autograd, hinge_update(spectral_norm=True)),
+    "hinge and spectral norm, autograd": partial(autograd, HINGE),
     "generator, autograd": generator,
 }
 

@@ -20,12 +20,11 @@ if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from training.bench.cost import counts
-from training.bench.cost.counts import Counts, Size
+from training.bench.cost.counts import WGAN_GP, Counts, Size
 from training.bench.markdown import table
 from training.config import Config
 from training.images import open_image, pyramid
 from training.kernels.triton.optional import TRITON_INSTALLED
-from training.updates import autograd_update
 
 # Seconds that a launch takes at least: issued one by one from Python, and as a node of a CUDA graph. Assumed.
 EAGER_LAUNCH, GRAPH_LAUNCH = 6e-6, 1e-6
@@ -80,7 +79,7 @@ def estimates(sizes: Sequence[Size], channels: int, precisions: Sequence[str], g
     head = ["size", "update", "launches", "MB", "GFLOP", *(f"{device.name}: ms, bound by" for device in DEVICES)]
     lines = []
     for size in sizes:
-        eager = counts.autograd(autograd_update, channels, size)
+        eager = counts.autograd(WGAN_GP, channels, size)
         rows = [
             ("autograd", eager, EAGER_LAUNCH, "fp32"),
             ("autograd in a CUDA graph", eager, GRAPH_LAUNCH, "fp32"),

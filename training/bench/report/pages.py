@@ -18,6 +18,7 @@ from pathlib import Path
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
+from task_losses.losses import LOSSES
 from training.bench.markdown import table
 from training.bench.report import ablations
 from training.bench.report.rows import Row, Rows, candidates, read_rows
@@ -25,7 +26,6 @@ from training.bench.report.tables import column_title, difference, means, render
 from training.bench.report.verdicts import render_cost, render_verdicts
 from training.bench.study.conditions import Conditions
 from training.bench.study.metrics import METRICS
-from training.bench.study.ours import OURS
 from training.bench.study.restoration import Recipe
 
 ROOT = Path(__file__).parents[3]
@@ -133,7 +133,9 @@ def against_l1(rows_of_tasks: Mapping[str, Rows]) -> str:
         for row in (rows[label] for label in rows if rows[label].loss == CANDIDATES[task]):
             found = [shown(name, difference(row, rows["l1"], name)) for name in STUDY.metrics]
             regime = "alone" if row.ratio is None else f"and L1, pull {row.ratio:g}"
-            lines.append([f"{TITLES[task]}: `{OURS[task].__name__}` {regime}", shared_seeds([row, rows["l1"]]), *found])
+            lines.append(
+                [f"{TITLES[task]}: `{LOSSES[task].__name__}` {regime}", shared_seeds([row, rows["l1"]]), *found]
+            )
     return table(head, lines)
 
 

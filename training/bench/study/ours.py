@@ -1,11 +1,9 @@
-"""This project's released losses by task, and the settings that they were trained with."""
+"""What a loss of this project was trained with."""
 
 from __future__ import annotations
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
+from task_losses import TaskLoss
 from training.config import Config
-
-OURS: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
 
 
 def recipe_of(loss: TaskLoss) -> Config:

