@@ -24,10 +24,10 @@ from training.bench.study.forms import UnitFeatures, reweighted, unit_feature_lo
 from training.bench.study.peers import Sources, find_peer
 from training.config import Config
 from training.networks import Discriminator
-from training.objectives import hinge_loss
+from training.objectives import Objective, hinge_loss
 from training.run_folder import RunFolder
 from training.train import train_together
-from training.updates import Request, hinge_update
+from training.updates import Request, autograd_update
 
 SMALL = Config(task="denoise", upscale=False, scales=2, longest_side=24, channels=(4,), steps=6, checkpoint_every=4)
 HINGE = replace(SMALL, objective="hinge", spectral_norm=True)
@@ -61,12 +61,13 @@ def test_a_spectrally_normalised_critic_does_not_feel_the_size_of_its_weights() 
     critic, larger = Discriminator(4), Discriminator(4)
     larger.load_state_dict({k: 3 * v if v.dim() == 4 else v for k, v in critic.state_dict().items()})
     image, other = pair()
+    objective = Objective("hinge", spectral_norm=True)
     requests = [
-        Request(network, adam(network.parameters(), 0.01, (0.5, 0.999)), image, other, 0.5, 1.0, True)
+        Request(network, adam(network.parameters(), 0.01, (0.5, 0.999)), image, other, 0.5, objective)
         for network in (critic, larger)
     ]
     weight = critic.last.weight.detach().clone()
-    first, second = hinge_update(spectral_norm=True)(requests)
+    first, second = autograd_update(requests)
     torch.testing.assert_close(first.distance, second.distance)
     gradient, of_larger = critic.last.weight.grad, larger.last.weight.grad
     assert gradient is not None
