@@ -9,5 +9,5 @@ Rooms, each of which may import those above it, never those below (tests/trainin
     ablation/    released recipes with one setting changed, and other questions about a recipe
     results/     committed figures, each with its machine and commit: no code
 
-Every command runs as ``python -m training.bench.ROOM.FILE`` and by its path; ``--help`` says what it needs.
+Every command runs as ``python -m training.bench.<room>.<file>`` and by its path; ``--help`` says what it needs.
 """
