@@ -108,12 +108,12 @@ def test_each_operation_is_counted_once_and_views_are_none():
 
 def test_the_kernels_launch_and_move_less():
     pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
-    plain, fused = eager(32, (120, 160)), counts.fused(32, (120, 160), "tf32")
+    plain, fused = eager(32, (120, 160)), counts.fused(counts.WGAN_GP, 32, (120, 160), "tf32")
     assert fused.launches.total() <= 50 < 400 < plain.launches.total()
     assert fused.launches["conv3x3_kernel"] == 18
     assert fused.bytes < plain.bytes / 3
     assert fused.flop == pytest.approx(plain.flop, rel=0.1)
-    assert counts.fused(32, (120, 160), "bf16").bytes < 0.8 * fused.bytes
+    assert counts.fused(counts.WGAN_GP, 32, (120, 160), "bf16").bytes < 0.8 * fused.bytes
 
 
 def test_prints_the_launches_of_every_way_to_make_an_update(capsys):

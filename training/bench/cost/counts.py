@@ -102,8 +102,8 @@ def autograd(objective: Objective, channels: int, size: Size) -> Counts:
     return count(lambda: autograd_update([request]))
 
 
-def fused(channels: int, size: Size, precision: str = "ieee") -> Counts:
-    """Of the same by the Triton kernels and a fused Adam: what a CUDA graph of it holds, with the tiles of an H100.
+def fused(objective: Objective, channels: int, size: Size, precision: str = "ieee") -> Counts:
+    """Of an update by the Triton kernels and a fused Adam: what its CUDA graph holds, with the tiles of an H100.
 
     Raises:
         RuntimeError: triton is not installed.
@@ -119,13 +119,12 @@ def fused(channels: int, size: Size, precision: str = "ieee") -> Counts:
 
     def step() -> None:
         flat = torch.cat([parameter.detach().view(-1) for parameter in parameters])[None]
-        launch_step(flat, layout, real[None], fake[None], settings, WGAN_GP.shared_norm, precision, arch=90)
+        launch_step(flat, layout, real[None], fake[None], settings, objective.shared_norm, precision, arch=90)
 
     launched = count(step).joined(_fused_adam(channels))
-    explicit = count(
-        lambda: reference.critic_gradients(parameters, real, fake, MIX, WGAN_GP)
-    )  # the arithmetic of the kernels, which the counter does not see inside
-    return launched._replace(flop=explicit.flop)
+    # The counter does not see inside of the kernels: their arithmetic is that of the plain form.
+    plain = count(lambda: reference.critic_gradients(parameters, real, fake, MIX, objective))
+    return launched._replace(flop=plain.flop)
 
 
 def _fused_adam(channels: int) -> Counts:
@@ -165,7 +164,7 @@ def _problem(channels: int, size: Size) -> tuple[Discriminator, Tensor, Tensor]:
 # Each way to make an update that training has.
 WAYS: dict[str, Callable[[int, Size], Counts]] = {
     "wgan-gp, autograd": partial(autograd, WGAN_GP),
-    "wgan-gp, Triton": fused,
+    "wgan-gp, Triton": partial(fused, WGAN_GP),
     "hinge and spectral norm, autograd": partial(autograd, HINGE),
     "generator, autograd": generator,
 }

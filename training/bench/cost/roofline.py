@@ -85,7 +85,7 @@ def estimates(sizes: Sequence[Size], channels: int, precisions: Sequence[str], g
             ("autograd in a CUDA graph", eager, GRAPH_LAUNCH, "fp32"),
         ]
         for precision in precisions if TRITON_INSTALLED else ():
-            fused = counts.fused(channels, size, precision)
+            fused = counts.fused(WGAN_GP, channels, size, precision)
             rows.append((f"kernels in a CUDA graph, {precision}", fused, GRAPH_LAUNCH, PRECISIONS[precision]))
         if generator:
             work = counts.generator(channels, size)
