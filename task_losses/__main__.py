@@ -31,10 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result: int = options.run(options)
-    except WeightsError as error:
-        return _fail(error, WEIGHTS_FAILED)
-    except (PictureError, ValueError) as error:
-        return _fail(error, WRONG_USE)
+    except (WeightsError, PictureError, ValueError) as error:
+        print(f"task-losses: {error}", file=sys.stderr)
+        return WEIGHTS_FAILED if isinstance(error, WeightsError) else WRONG_USE
     return result
 
 
@@ -183,11 +182,6 @@ def _print_table(content: dict[str, Any], prefix: str = "") -> None:
             _print_table(value, prefix=f"{name}, ")
         else:
             print(f"{name:<36}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"task-losses: {error}", file=sys.stderr)
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -308,9 +308,7 @@ class TaskLoss(nn.Module):
         smallest = self.architecture.receptive_field
         levels = []
         for scale, discriminator in zip(self.scales, self._frozen, strict=True):
-            # The finest discriminator sees the image itself, each coarser one a level further down.
-            down = self.architecture.scales - 1 - scale if self.resolution == "pyramid" else 0
-            size = level_size((height, width), self.architecture.ratio, down)
+            size = level_size((height, width), self.architecture.ratio, self._level(scale))
             if min(size) >= smallest:
                 levels.append(Level(scale, size, discriminator))
         if not levels:
@@ -320,10 +318,13 @@ class TaskLoss(nn.Module):
             )
         return levels
 
+    def _level(self, scale: int) -> int:
+        # The finest discriminator sees the image itself, each coarser one a level further down.
+        return self.architecture.scales - 1 - scale if self.resolution == "pyramid" else 0
+
     def _smallest_side(self) -> int:
-        down = self.architecture.scales - 1 - max(self.scales) if self.resolution == "pyramid" else 0
         field = self.architecture.receptive_field
-        return math.ceil((field - 0.5) / self.architecture.ratio**down)
+        return math.ceil((field - 0.5) / self.architecture.ratio ** self._level(max(self.scales)))
 
 
 class SRLoss(TaskLoss):

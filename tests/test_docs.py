@@ -57,7 +57,7 @@ FILES = {path.name for folder in ("task_losses", "training", "tests") for path i
 
 
 def is_there(name):
-    place, *rest = ROOT, *name.split(".")
+    place, rest = ROOT, name.split(".")
     while rest and (place / rest[0]).is_dir():
         place, rest = place / rest[0], rest[1:]
     if not rest:

@@ -46,6 +46,7 @@ def test_the_losses_differ(task):
         for kind in LOSSES.values():
             pred = changed.clone().requires_grad_()
             kind()(pred, image).backward()
+            assert pred.grad is not None
             gradients.append(pred.grad.flatten())
         own = list(LOSSES).index(task)
         for other in {0, 1, 2} - {own}:

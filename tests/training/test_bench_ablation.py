@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from task_losses import DenoiseLoss, SRLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.weights import embedded_weights
 from training import export
 from training.adam import adam
 from training.bench.ablation import __main__ as ablations
 from training.bench.ablation import questions
 from training.bench.ablation.altered import Altered, released, weights_of
 from training.bench.ablation.averaged import AveragedScale, averaged
+from training.bench.study.cells import Cell
 from training.bench.study.forms import UnitFeatures, reweighted, unit_feature_loss, with_gains
 from training.bench.study.peers import Sources, find_peer
 from training.config import Config
@@ -119,7 +122,7 @@ def test_a_resumed_variant_equals_an_unbroken_one(
     whole = trained(tmp_path / "whole", config, average).load_checkpoint()["finished"]
     honest, saved = RunFolder.save_checkpoint, 0
 
-    def dying(self: RunFolder, *arguments: object) -> None:
+    def dying(self: RunFolder, *arguments: Any) -> None:
         nonlocal saved
         honest(self, *arguments)
         saved += 1
@@ -141,7 +144,7 @@ def test_a_resumed_variant_equals_an_unbroken_one(
 
 @pytest.mark.parametrize(("distance", "power"), [("squared", 0.5), ("absolute", 1.0)])
 def test_a_gain_multiplies_the_part_of_its_layer(distance: str, power: float) -> None:
-    layers = [(weight.double(), bias.double()) for weight, bias in SRLoss().discriminators[7].layers()]
+    layers = [(weight.double(), bias.double()) for weight, bias in embedded_weights("sr").layers(7)]
     x, y = (image.double() for image in pair())
     gained = with_gains(layers, [weight**power for weight in (3.0, 1.0, 1.0, 7.0, 1.0)])
     for tap, weight in ((1, 3.0), (3, 1.0), (4, 7.0), (5, 1.0)):
@@ -175,7 +178,8 @@ def test_equal_scales_have_equal_shares_on_the_training_image(tmp_path: Path) ->
     loss = loss_from(reweighted(released_bytes("denoise"), equal_scales=True), tmp_path / "a.safetensors")
     energies = [0.0] * 8
     config = released("denoise")
-    for scale, _, features in distances([part.layers() for part in loss.discriminators], config):
+    parts = [part for part in loss.discriminators if isinstance(part, FrozenDiscriminator)]
+    for scale, _, features in distances([part.layers() for part in parts], config):
         energies[scale] += features
     assert energies == pytest.approx([energies[0]] * 8, rel=1e-3)
 
@@ -188,7 +192,7 @@ def test_taps_need_a_weight_each() -> None:
 
 
 def test_unit_features_agree_for_equal_images_and_do_not_feel_the_size_of_features() -> None:
-    layers = DenoiseLoss().discriminators[7].layers()
+    layers = embedded_weights("denoise").layers(7)
     unit = UnitFeatures(layers, (4,), "squared")
     larger = UnitFeatures(with_gains(layers, [5.0] * 5), (4,), "squared")
     image, other = pair()
@@ -201,7 +205,7 @@ def test_unit_features_agree_for_equal_images_and_do_not_feel_the_size_of_featur
 
 
 def test_the_image_is_compared_as_it_is_beside_unit_features() -> None:
-    layers = DenoiseLoss().discriminators[7].layers()
+    layers = embedded_weights("denoise").layers(7)
     image, other = pair()
     both, features = (UnitFeatures(layers, taps, "squared").distance(image, other) for taps in ((0, 4), (4,)))
     torch.testing.assert_close(both - features, (image - other).square().mean().reshape(1))
@@ -238,7 +242,12 @@ def test_the_released_file_is_taken_where_the_critics_are_its_own(tmp_path: Path
 
 
 def test_each_way_of_training_has_a_run_of_its_own(tmp_path: Path) -> None:
-    changes = [{}, {"average": 0.9}, {"objective": "hinge"}, {"objective": "hinge", "spectral_norm": True}]
+    changes: list[dict[str, Any]] = [
+        {},
+        {"average": 0.9},
+        {"objective": "hinge"},
+        {"objective": "hinge", "spectral_norm": True},
+    ]
     files = {weights_of(Altered.of(SMALL, change), tmp_path) for change in changes}
     assert len({path.parent for path in files}) == 4
     stamps = {path: path.stat().st_mtime_ns for path in files}
@@ -270,7 +279,7 @@ def test_results_of_two_questions_stand_side_by_side(
         def __init__(self, *arguments: object) -> None:
             pass
 
-        def run(self, cell: ablations.Cell) -> dict[str, object]:
+        def run(self, cell: Cell) -> dict[str, object]:
             worse = 0.0 if cell.loss == "ours" else 1.0
             return {"evaluations": {"crop": {"4": {str(key): {"psnr": 30 + key - worse} for key in range(3)}}}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def run(folders: tuple[Path, Path], out: Path, *more: str) -> int:
     return quality.main([*arguments, *TINY, "--metrics", "psnr", *more])
 
 
-def results(out: Path) -> dict[str, dict]:
+def results(out: Path) -> dict[str, dict[str, Any]]:
     files = sorted((out / "cells").glob("*.json"))
     return {path.stem: json.loads(path.read_text()) for path in files}
 
@@ -211,7 +211,9 @@ def test_a_mix_has_the_ratio_of_gradients_that_was_asked_for() -> None:
     restored = network(degraded).detach().requires_grad_()
 
     def gradient(value: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(value, restored)[0]
+        found: torch.Tensor
+        (found,) = torch.autograd.grad(value, restored)
+        return found
 
     of_l1, of_mse = gradient(F.l1_loss(restored, reference)), gradient(F.mse_loss(restored, reference))
     assert (weight * of_mse).norm().item() == pytest.approx(0.5 * of_l1.norm().item(), rel=1e-5)

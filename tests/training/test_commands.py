@@ -60,7 +60,8 @@ def run_all(kind: str, folder: Path) -> dict[str, tuple[int, str]]:
     words = [sys.executable, "-c", START, str(ROOT.resolve()), kind, *COMMANDS]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    results: dict[str, tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,8 @@ def test_gradient_by_the_weights_is_right(images, shared_norm):
     def total(*weights):
         state = dict(zip(names, weights, strict=True))
         judge = lambda x: functional_call(critic, state, (x,))  # noqa: E731
-        return critic_loss(judge, *images, mix=0.3, penalty_weight=0.7, shared_norm=shared_norm).total
+        real, fake = images
+        return critic_loss(judge, real, fake, mix=0.3, penalty_weight=0.7, shared_norm=shared_norm).total
 
     assert torch.autograd.gradcheck(total, values, fast_mode=True)
 
@@ -140,6 +141,6 @@ def test_shapes_of_the_networks():
 def test_a_generator_of_zeros_passes_the_image_on():
     generator = Generator(4)
     nn.init.zeros_(generator.last.weight)
-    nn.init.zeros_(generator.last.bias)
+    nn.init.zeros_(generator.last.get_parameter("bias"))
     image = torch.rand(1, 3, 20, 17)
     torch.testing.assert_close(generator(image), image)

@@ -45,6 +45,7 @@ def test_training_gives_a_loss(tmp_path, flags, form, objective):
     assert loss.weights_info["task"] == flags[1]
     x = torch.rand(1, 3, 20, 20, requires_grad=True)
     loss(x, torch.rand(1, 3, 20, 20)).backward()
+    assert x.grad is not None
     assert x.grad.abs().sum() > 0
 
 
