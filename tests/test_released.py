@@ -13,7 +13,8 @@ from task_losses import TaskLoss
 from task_losses.losses import LOSSES
 from task_losses.pyramid import resize
 from task_losses.weights import manifest, serialize_weights
-from training.bench.ablation.recognition import PHOTOGRAPHS, photographs, random_losses, recipe_of, recognition
+from training.bench.ablation.recognition import PHOTOGRAPHS, photographs, random_losses, recognition
+from training.bench.study.ours import recipe_of
 from training.config import INDIFFERENT, Config
 from training.distortions import jpeg
 from training.images import open_image

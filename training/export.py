@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-if __package__ in (None, ""):  # run by its path
+if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-if __package__ in (None, ""):  # run by its path
+if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from task_losses import WeightsError

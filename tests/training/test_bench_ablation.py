@@ -1,4 +1,4 @@
-"""The ablations' variants: what no setting of a training says, and where their results go."""
+"""Ablations: altered recipes, what no setting of a training says, and where the results go."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from task_losses.discriminator import FrozenDiscriminator
 from task_losses.weights import embedded_weights
 from training import export
 from training.adam import adam
-from training.bench.ablation import ablations
-from training.bench.ablation.altered import Variant, released, weights_of
+from training.bench.ablation import __main__ as ablations
+from training.bench.ablation import questions
+from training.bench.ablation.altered import Altered, released, weights_of
 from training.bench.ablation.averaged import AveragedScale, averaged
 from training.bench.study.cells import Cell
 from training.bench.study.forms import UnitFeatures, reweighted, unit_feature_loss, with_gains
@@ -152,7 +153,7 @@ def test_a_gain_multiplies_the_part_of_its_layer(distance: str, power: float) ->
 
 
 def released_bytes(task: str) -> bytes:
-    return weights_of(Variant(released(task)), Path("unused")).read_bytes()
+    return weights_of(Altered(released(task)), Path("unused")).read_bytes()
 
 
 def loss_from(data: bytes, path: Path) -> TaskLoss:
@@ -187,7 +188,7 @@ def test_taps_need_a_weight_each() -> None:
     with pytest.raises(ValueError, match="taps above the image are"):
         reweighted(released_bytes("denoise"), tap_weights=(1.0, 3.0))
     with pytest.raises(ValueError, match="tap weights are for"):
-        Variant(released("denoise"), tap_weights=(1.0, 3.0))
+        Altered(released("denoise"), tap_weights=(1.0, 3.0))
 
 
 def test_unit_features_agree_for_equal_images_and_do_not_feel_the_size_of_features() -> None:
@@ -211,7 +212,7 @@ def test_the_image_is_compared_as_it_is_beside_unit_features() -> None:
 
 
 def test_the_loss_of_unit_features_is_a_peer_with_the_gradient_of_its_value() -> None:
-    path = weights_of(Variant(released("denoise")), Path("unused"))
+    path = weights_of(Altered(released("denoise")), Path("unused"))
     peer = find_peer(f"unit:{path}", "denoise", Sources())
     assert peer.label != find_peer(f"file:{path}", "denoise", Sources()).label
     loss = peer.build(0)
@@ -232,12 +233,12 @@ def test_the_loss_of_unit_features_is_a_peer_with_the_gradient_of_its_value() ->
 
 def test_the_released_file_is_taken_where_the_critics_are_its_own(tmp_path: Path) -> None:
     recipe = released("jpeg")
-    assert weights_of(Variant(recipe, resolution="full"), tmp_path).name.startswith("jpeg-v")
+    assert weights_of(Altered(recipe, resolution="full"), tmp_path).name.startswith("jpeg-v")
     assert not list(tmp_path.iterdir())
-    weighed = weights_of(Variant(recipe, scale_growth=2.0), tmp_path)
+    weighed = weights_of(Altered(recipe, scale_growth=2.0), tmp_path)
     assert weighed.parent == tmp_path
-    assert weighed == weights_of(Variant.of(recipe, {"scale_growth": 2.0}), tmp_path)
-    assert weighed != weights_of(Variant(recipe, scale_growth=0.5), tmp_path)
+    assert weighed == weights_of(Altered.of(recipe, {"scale_growth": 2.0}), tmp_path)
+    assert weighed != weights_of(Altered(recipe, scale_growth=0.5), tmp_path)
 
 
 def test_each_way_of_training_has_a_run_of_its_own(tmp_path: Path) -> None:
@@ -247,18 +248,18 @@ def test_each_way_of_training_has_a_run_of_its_own(tmp_path: Path) -> None:
         {"objective": "hinge"},
         {"objective": "hinge", "spectral_norm": True},
     ]
-    files = {weights_of(Variant.of(SMALL, change), tmp_path) for change in changes}
+    files = {weights_of(Altered.of(SMALL, change), tmp_path) for change in changes}
     assert len({path.parent for path in files}) == 4
     stamps = {path: path.stat().st_mtime_ns for path in files}
-    weights_of(Variant.of(SMALL, changes[1]), tmp_path)
-    weights_of(Variant.of(SMALL, {"taps": (0, 3)}), tmp_path)  # the same critics, compared otherwise
+    weights_of(Altered.of(SMALL, changes[1]), tmp_path)
+    weights_of(Altered.of(SMALL, {"taps": (0, 3)}), tmp_path)  # the same critics, compared otherwise
     assert {path: path.stat().st_mtime_ns for path in files} == stamps
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
 
 
-def test_every_variant_of_every_question_fits_some_task() -> None:
-    for question, of_question in ablations.QUESTIONS.items():
-        found = [changes for task in ("sr", "denoise", "jpeg") for changes, _ in ablations.variants(task, question)]
+def test_every_alteration_of_every_question_fits_some_task() -> None:
+    for question, of_question in questions.QUESTIONS.items():
+        found = [changes for task in ("sr", "denoise", "jpeg") for changes, _ in questions.alterations(task, question)]
         assert all(changes in found for changes in of_question), question
 
 
