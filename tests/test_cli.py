@@ -189,7 +189,7 @@ class TestInfo:
     def test_text_tells_how_released_weights_were_made(self, capsys: Captured) -> None:
         assert main(["info", "--task", "jpeg"]) == 0
         out = capsys.readouterr().out
-        assert "python -m training.train --task jpeg" in out
+        assert "python training/train.py --task jpeg" in out
         assert "CC0" in out
         assert "training cost, seconds" in out
         assert "penalty weight" not in out  # --json has all settings

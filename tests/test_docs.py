@@ -1,9 +1,13 @@
 """What the documentation shows, runs."""
 
+import argparse
 import re
 from pathlib import Path
 
 import pytest
+
+from training.config import add_flags, given_settings
+from training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = [
@@ -81,3 +85,13 @@ def test_names_of_what_is_gone_are_found():
     assert missing_files("`gone.py`, `train.py`") == ["gone.py"]
     names = "training.gone training.bench.gone training.objectives.gone training.objectives.critic_loss training.train"
     assert missing_modules(names) == ["training.gone", "training.bench.gone", "training.objectives.gone"]
+
+
+def test_the_page_of_the_weights_shows_the_recipes():
+    """As flags: what each task changes of the defaults, and nothing else."""
+    text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    for task, recipe in RECIPES.items():
+        (row,) = re.findall(rf"^\| {task} \|(.*)\|$", text, re.MULTILINE)
+        parser = argparse.ArgumentParser()
+        add_flags(parser)
+        assert given_settings(parser.parse_args(row.strip(" `").split())) == recipe
