@@ -60,8 +60,10 @@ def test_the_widths_of_the_released_critics_are_in_the_table():
     rows = aot.table_rows(aot.TABLE.read_text())
     for entry in manifest()["weights"].values():
         for width in set(entry["architecture"]["channels"]):
-            kernel = f"conv3x3 adjoint>masked {width}>{width} ieee "
-            assert {arch for name, arch in rows if name.startswith(kernel)} == {f"sm_{arch}" for arch in ARCHITECTURES}
+            for seed in ("adjoint", "gradient"):  # WGAN-GP, hinge
+                kernel = f"wgrad activation*{seed} {width}>{width} ieee "
+                archs = {arch for name, arch in rows if name.startswith(kernel)}
+                assert archs == {f"sm_{arch}" for arch in ARCHITECTURES}
 
 
 def test_every_file_of_kernels_has_a_representative():
@@ -81,9 +83,9 @@ def named(name):
 
 
 def test_catches_a_false_claim_of_tensor_cores():
-    claimed = replace(named("pack channels 32"), tensor_core=True)
+    claimed = replace(named("pack channels 32 divide True"), tensor_core=True)
     (fault,) = aot.compile_variant(claimed, 80).faults()
-    assert "pack channels 32 on sm_80: no tensor core instruction (HMMA)" in fault
+    assert "pack channels 32 divide True on sm_80: no tensor core instruction (HMMA)" in fault
 
 
 def test_catches_spills():

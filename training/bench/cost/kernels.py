@@ -35,7 +35,7 @@ from training.bench.cost.memory import peak_memory
 from training.bench.cost.roofline import recipe_sizes
 from training.config import Config
 from training.networks import Discriminator
-from training.objectives import critic_loss
+from training.objectives import Objective, critic_loss
 from training.provenance import machine
 
 Update = Callable[[], object]
@@ -125,8 +125,8 @@ def fused_update(critic: Discriminator, real: Tensor, fake: Tensor, precision: s
 
     size = (real.shape[2], real.shape[3])
     optimizer = adam(critic.parameters(), LR, BETAS)
-    iteration = CriticIteration([critic], [optimizer], len(real), size, PENALTY_WEIGHT, precision=precision)
-    iteration.capture()
+    iteration = CriticIteration([critic], [optimizer], len(real), size, Objective("wgan-gp", PENALTY_WEIGHT), precision)
+    iteration.try_capture()
     return lambda: iteration([real], [fake], [MIX])
 
 
