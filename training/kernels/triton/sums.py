@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.kernels.reference import EPS, MOMENTUM
+from training.kernels.operations import EPS, MOMENTUM
 from training.kernels.triton.configs import MOST_REGISTERS
 from training.kernels.triton.launch import cdiv, kernel_dtype, launch_kernel
 from training.kernels.triton.optional import jit, tl
