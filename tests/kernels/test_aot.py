@@ -89,17 +89,11 @@ def test_catches_a_false_claim_of_tensor_cores():
 
 
 def test_catches_spills():
-    """One warp must hold what four of them hold in the variant that is used."""
+    """A thread must do with 64 registers where it uses three times as many."""
     used = next(v for v in aot.all_variants() if v.name.startswith("conv3x3 adjoint>masked 32>32 tf32"))
-    (fault, *_) = aot.compile_variant(replace(used, warps=1), 90).faults()
-    assert "instructions that use it, expected none" in fault
-
-
-def test_catches_a_stack():
-    """Compilers differ in what they put there, so this needs none."""
-    assert compiled(stack=aot.MAX_STACK).faults() == []
-    (fault,) = compiled(stack=aot.MAX_STACK + 8).faults()
-    assert "24 bytes of stack, expected at most 16" in fault
+    faults = " ".join(aot.compile_variant(replace(used, registers=64), 90).faults())
+    assert "bytes of stack, expected at most 16" in faults
+    assert "instructions that use it, expected none" in faults
 
 
 def test_catches_too_much_shared_memory():
