@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, WeightsError, WeightsUnavailable, __version__
+from task_losses import TaskLoss, WeightsError, WeightsUnavailable, __version__
 from task_losses.discriminator import Architecture
 from task_losses.hub import HubOptions
-from task_losses.losses import RESOLUTIONS
+from task_losses.losses import LOSSES, RESOLUTIONS
 from task_losses.pictures import PictureError, read_picture, write_heat_map
 from task_losses.sources import is_published, load_weights, pinned_weights
 from task_losses.weights import Weights, embedded_weights, manifest
-
-LOSSES: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
 
 WEIGHTS_FAILED = 1
 WRONG_USE = 2
@@ -33,10 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result: int = options.run(options)
-    except WeightsError as error:
-        return _fail(error, WEIGHTS_FAILED)
-    except (PictureError, ValueError) as error:
-        return _fail(error, WRONG_USE)
+    except (WeightsError, PictureError, ValueError) as error:
+        print(f"task-losses: {error}", file=sys.stderr)
+        return WEIGHTS_FAILED if isinstance(error, WeightsError) else WRONG_USE
     return result
 
 
@@ -185,11 +182,6 @@ def _print_table(content: dict[str, Any], prefix: str = "") -> None:
             _print_table(value, prefix=f"{name}, ")
         else:
             print(f"{name:<36}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"task-losses: {error}", file=sys.stderr)
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:

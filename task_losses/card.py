@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PAPER = "arXiv 2103.14616"
-CLASSES = {"sr": "SRLoss", "denoise": "DenoiseLoss", "jpeg": "JPEGLoss"}
 
 # Facts of a file itself; everything else in an entry is provenance and is listed as it stands.
 _OF_THE_FILE = ("filename", "sha256", "size", "architecture", "metrics")
 
 
-def model_card(manifest: Mapping[str, Any]) -> str:
+def model_card(manifest: Mapping[str, Any], class_name: str) -> str:
     """README.md of a repository or folder: YAML front matter, use, and a section per weight file.
 
     Args:
         manifest: content of a weights manifest; ``repo_id`` and ``license`` may be None.
+        class_name: of the loss that the example makes from these weights.
     """
     entries: Mapping[str, Mapping[str, Any]] = manifest["weights"]
-    blocks = [_front_matter(manifest.get("license"), sorted(entries)), *_introduction(manifest)]
+    blocks = [_front_matter(manifest.get("license"), sorted(entries)), *_introduction(manifest, class_name)]
     for task in sorted(entries):
         blocks += [f"## {task}", *_section(entries[task])]
     return "\n\n".join(blocks) + "\n"
@@ -34,7 +34,7 @@ def _front_matter(license: str | None, tasks: list[str]) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _introduction(manifest: Mapping[str, Any]) -> Iterator[str]:
+def _introduction(manifest: Mapping[str, Any], class_name: str) -> Iterator[str]:
     repo_id = manifest.get("repo_id")
     tasks = sorted(manifest["weights"])
     yield f"# {repo_id or 'Weights of a loss'}"
@@ -42,16 +42,14 @@ def _introduction(manifest: Mapping[str, Any]) -> Iterator[str]:
         "Frozen discriminators, each trained on one image, that serve as a loss for training image-restoration "
         f"networks ({PAPER}). Tasks: {', '.join(tasks)}."
     )
-    task = tasks[0]
-    name = CLASSES.get(task, "TaskLoss")
     source = json.dumps(repo_id or "./this-folder")
     yield "\n".join(
         [
             "```python",
             "import torch",
-            f"from task_losses import {name}",
+            f"from task_losses import {class_name}",
             "",
-            f"loss = {name}({source})  # pip install task-losses",
+            f"loss = {class_name}({source})  # pip install task-losses",
             "restored = torch.rand(2, 3, 64, 48, requires_grad=True)",
             "loss(restored, torch.rand(2, 3, 64, 48)).backward()",
             "```",

@@ -166,25 +166,21 @@ class FrozenDiscriminator(nn.Module):
         pred = pred.contiguous(memory_format=torch.channels_last)
         target = target.contiguous(memory_format=torch.channels_last)
         references = self(target)
-        outputs = [pred, *self._outputs(pred)]
-        total = pred.new_zeros(len(pred))
-        gradient: Tensor | None = None
-        while outputs:  # from the last layer that is compared down to the image, which is layer 0
-            output, layer = outputs.pop(), len(outputs)
-            if layer in self.taps:
-                distance, by_output = self._distance_and_derivative(output, references.pop(), layer)
-                total += distance
-                gradient = by_output if gradient is None else gradient.add_(by_output)
-                del by_output
-            assert gradient is not None
-            if layer == 0:
-                break
+        outputs = [pred, *self._outputs(pred)]  # by layer; the image is layer 0
+        last = len(outputs) - 1
+        total, gradient = self._distance_and_derivative(outputs[last], references.pop(), last)
+        for layer in range(last, 0, -1):  # from the gradient by the layer's output to that by its input
+            output = outputs.pop()
             if layer < self.depth:
                 # In place, which spares a pass through memory.
                 torch.ops.aten.leaky_relu_backward.grad_input(gradient, output, SLOPE, True, grad_input=gradient)
-            weight = getattr(self, f"weight{layer - 1}")
+            weight, _ = self.layers()[layer - 1]
             gradient = F.conv2d(gradient, weight.flip(2, 3).transpose(0, 1), padding=2)
-        assert gradient is not None
+            if layer - 1 in self.taps:
+                distance, by_input = self._distance_and_derivative(outputs[-1], references.pop(), layer - 1)
+                total += distance
+                gradient += by_input
+                del by_input
         return total, gradient
 
     def _distance_and_derivative(self, output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ hashes, neither after a download nor when it finds a file in its cache.
 from __future__ import annotations
 
 import concurrent.futures
-import errno
 import logging
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from task_losses.hub_errors import translate
 from task_losses.weights import WeightsError, WeightsIntegrity, WeightsNotFound, WeightsUnavailable, is_commit
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def remember(file: HubFile, commit: str, options: HubOptions) -> None:
     if is_commit(file.revision) or options.local_files_only or (cached and cached.parent.name == commit):
         return
     with suppress(WeightsError):
-        _download(file, options, force=False)
+        _download(file, options)
 
 
 def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> tuple[T, bool]:
@@ -113,15 +113,13 @@ def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> tu
         raise damage or _not_cached(file)
     try:
         reached, _ = _probe(file, options)
-        while True:
-            if damage is not None:
-                log.warning("%s; fetching it again", damage)
+        if damage is None:
             try:
-                return _parse_file(_download(file, reached, force=damage is not None), parse), False
+                return _parse_file(_download(file, reached), parse), False
             except WeightsIntegrity as error:
-                if damage is not None:
-                    raise
                 damage = error
+        log.warning("%s; fetching it again", damage)
+        return _parse_file(_download(file, reached, again=True), parse), False
     except WeightsUnavailable as error:
         if damage is None:
             raise
@@ -216,17 +214,16 @@ def _probe(file: HubFile, options: HubOptions) -> tuple[HubOptions, str]:
 
     try:
         return options, _ask(file, options)
-    except HfHubHTTPError as error:
-        implicit = options.token in (None, True) and get_token() is not None
-        if error.response.status_code != 401 or not implicit:
-            raise _translate(error, file, options) from error
     except Exception as error:
-        raise _translate(error, file, options) from error
+        refused = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
+        saved = options.token in (None, True) and get_token() is not None
+        if not (refused and saved):
+            raise translate(error, file, options.cache_dir) from error
     anonymous = replace(options, token=False)
     try:
         commit = _ask(file, anonymous)
     except Exception as error:
-        raise _translate(error, file, options) from error
+        raise translate(error, file, options.cache_dir) from error
     log.warning("the Hub refused the saved token (expired?) for %s; went on without it", file)
     return anonymous, commit
 
@@ -274,7 +271,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     return done.result(timeout=seconds)
 
 
-def _download(file: HubFile, options: HubOptions, force: bool) -> Path:
+def _download(file: HubFile, options: HubOptions, again: bool = False) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
@@ -286,12 +283,12 @@ def _download(file: HubFile, options: HubOptions, force: bool) -> Path:
                 cache_dir=options.cache_dir,
                 endpoint=options.endpoint,
                 token=options.token,
-                force_download=force,
+                force_download=again,
                 etag_timeout=PROBE_SECONDS,
                 library_name=LIBRARY,
             )
     except Exception as error:
-        raise _translate(error, file, options) from error
+        raise translate(error, file, options.cache_dir) from error
     return Path(path)
 
 
@@ -311,61 +308,3 @@ def _plain_http() -> Iterator[None]:
             yield
         finally:
             constants.HF_HUB_DISABLE_XET = before
-
-
-def _translate(error: Exception, file: HubFile, options: HubOptions) -> WeightsError:
-    """Our error for the client's, whose classes share no base: OSError, ValueError, RuntimeError, httpx's own."""
-    from huggingface_hub import errors
-
-    if isinstance(error, WeightsError):
-        return error
-    if isinstance(error, errors.GatedRepoError):
-        return WeightsNotFound(
-            f"{file}: the repository is gated; accept its terms on the Hub and log in with `hf auth login`, "
-            "or pass token="
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return WeightsNotFound(
-            f"{file}: there is no such repository, or it is private and no valid token was sent; check the name, "
-            "log in with `hf auth login`, or pass token=. A folder is written './folder' or Path('folder')"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return WeightsNotFound(f"{file}: the repository has no such revision; check revision=")
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-        return WeightsNotFound(f"{file}: there is no such file; was the repository written by push_to_hub?")
-    if isinstance(error, errors.HFValidationError):
-        return WeightsNotFound(f"{file}: this cannot be a repository of the Hub: {error}")
-    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-        return WeightsNotFound(
-            f"{file}: the Hub refused access ({_summary(error)}); log in again with `hf auth login`, or pass token=, "
-            "or token=False for a public repository"
-        )
-    reason = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
-    if isinstance(reason, errors.OfflineModeIsEnabled):
-        return WeightsUnavailable(
-            f"{file} is not in the local cache, and HF_HUB_OFFLINE is set; unset it to download, or pass "
-            "pretrained=PATH"
-        )
-    if isinstance(reason, OSError) and "Consistency check failed" in str(reason):
-        return WeightsIntegrity(f"{file}: the Hub sent a file of another size than it announced ({_summary(reason)})")
-    if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return WeightsUnavailable(f"{file} cannot be stored, {_cache(options)} is full: {reason}; make room there")
-    if isinstance(reason, OSError) and reason.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return WeightsUnavailable(
-            f"{file} cannot be stored, {_cache(options)} is not writable: {reason}; choose another with cache_dir= or "
-            "HF_HOME"
-        )
-    return WeightsUnavailable(
-        f"{file}: {_summary(reason)}; check the network, HF_ENDPOINT and the proxy, or pass pretrained=PATH"
-    )
-
-
-def _summary(error: BaseException) -> str:
-    lines = str(error).split("\n")
-    return f"{type(error).__name__}: {next((line for line in lines if line.strip()), 'no further message')}"
-
-
-def _cache(options: HubOptions) -> str:
-    from huggingface_hub import constants
-
-    return f"the cache {str(options.cache_dir or constants.HF_HUB_CACHE)!r}"

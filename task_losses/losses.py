@@ -11,27 +11,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from task_losses.checks import check_choice, check_data_range, check_number, check_pair, check_scales
 from task_losses.discriminator import Architecture, FrozenDiscriminator
+from task_losses.distance import Level, distance, full_precision, plain_distance
 from task_losses.hub import HubOptions
-from task_losses.pyramid import level_size, resize, resize_adjoint, resize_area
-from task_losses.sharing import SharingMixin
+from task_losses.pyramid import level_size, resize, resize_area
+from task_losses.sharing import push, save, shared_files
 from task_losses.sources import check_no_hub_options, load_weights
-from task_losses.weights import Weights, random_weights
+from task_losses.weights import Weights, named_layers, random_weights
 
 REDUCTIONS = ("mean", "sum", "none")
 RESOLUTIONS = ("pyramid", "full")
 
+Self = TypeVar("Self", bound="TaskLoss")
 
-class TaskLoss(SharingMixin, nn.Module):
+
+class TaskLoss(nn.Module):
     """A loss for training image-restoration networks, made from frozen discriminators.
 
     Use :class:`SRLoss`, :class:`DenoiseLoss` or :class:`JPEGLoss` for the released weights, or this class with
@@ -136,13 +138,9 @@ class TaskLoss(SharingMixin, nn.Module):
             ValueError: shapes or devices do not fit.
         """
         levels = self._levels_for(pred, target)
-        with _full_precision(pred.device):
+        with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
-            needs_gradient = torch.is_grad_enabled() and pred.requires_grad
-            if not needs_gradient or target.requires_grad or torch.compiler.is_compiling():
-                per_image = _distance(pred, target, levels)
-            else:
-                per_image, _ = _Distance.apply(pred, target, levels)  # type: ignore[no-untyped-call]
+            per_image = distance(pred, target, levels)
             if self.reduction == "mean":
                 per_image = per_image.mean()
             elif self.reduction == "sum":
@@ -157,9 +155,9 @@ class TaskLoss(SharingMixin, nn.Module):
         Arguments and errors as for :meth:`forward`.
         """
         levels = self._levels_for(pred, target)
-        with _full_precision(pred.device):
+        with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
-            return {level.scale: _distance(pred, target, [level]) for level in levels}
+            return {level.scale: plain_distance(pred, target, [level]) for level in levels}
 
     def distance_map(self, pred: Tensor, target: Tensor) -> Tensor:
         """Where the distance comes from, for pictures and masks: (N, 1, H, W), not negative.
@@ -171,13 +169,97 @@ class TaskLoss(SharingMixin, nn.Module):
         """
         levels = self._levels_for(pred, target)
         size = (pred.shape[2], pred.shape[3])
-        with _full_precision(pred.device):
+        with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             maps = [
                 level.discriminator.distance_map(resize(pred, level.size), resize(target, level.size))
                 for level in levels
             ]
             return torch.stack([resize_area(level_map, size) for level_map in maps]).sum(dim=0)
+
+    @classmethod
+    def from_pretrained(cls: type[Self], source: str | os.PathLike[str], **options: Any) -> Self:
+        """A loss with the weights of a folder, a file or a Hub repository: the constructor by its usual name.
+
+        Args:
+            source: ``pretrained`` of the constructor.
+            options: the constructor's others: ``revision``, ``reduction``, ...
+
+        Raises:
+            As the constructor.
+        """
+        return cls(source, **options)
+
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        license: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Writes ``{task}.safetensors``, its manifest and a model card into a folder, which is made if need be.
+
+        The bytes depend on the loss and the arguments alone, and the weight file of a loss that came from a file is
+        that file. Options such as ``reduction`` are not weights and are not saved.
+
+        Args:
+            license: licence of the weights, as an identifier of the Hub (``"mit"``); default: what the weights say.
+            metrics: figures for the model card, by name.
+
+        Raises:
+            ValueError: the loss holds only some scales, or its weights are for no task.
+            OSError: the folder cannot be written.
+        """
+        save(self._shared_files(None, license, metrics), directory)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        commit_message: str | None = None,
+        private: bool = False,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+    ) -> str:
+        """Uploads what :meth:`save_pretrained` writes, in one commit, and checks what arrived.
+
+        A repository holds one loss: pushing again replaces it, and its model card. Pushing the same again makes no
+        commit.
+
+        Args:
+            repo_id: ``"owner/repo"``; made if need be.
+            license, metrics: as for :meth:`save_pretrained`.
+            commit_message: default ``"Upload the {task} loss"``.
+            private: whether a repository that is made is private.
+            token: with write access; default: the saved one.
+            endpoint: address of the Hub; default: HF_ENDPOINT, or the public one.
+
+        Returns:
+            The commit, 40 hexadecimal digits: ``revision`` to load exactly this.
+
+        Raises:
+            ValueError: as for :meth:`save_pretrained`.
+            huggingface_hub.errors.HfHubHTTPError: the Hub refused, for want of rights for example.
+            WeightsError: the upload could not be read back.
+        """
+        files = self._shared_files(repo_id, license, metrics)
+        message = commit_message or f"Upload the {self.weights_info['task']} loss"
+        return push(repo_id, files, message, HubOptions(token=token, endpoint=endpoint), private)
+
+    def _shared_files(
+        self, repo_id: str | None, license: str | None, metrics: Mapping[str, float] | None
+    ) -> dict[str, bytes]:
+        if len(self.scales) < self.architecture.scales:
+            raise ValueError(
+                f"cannot save a loss that holds only the scales {list(self.scales)} of {self.architecture.scales}; "
+                "make it with scales=None"
+            )
+        named = named_layers(part.layers() for part in self._frozen)
+        tensors = {name: tensor.to("cpu", torch.float32) for name, tensor in named.items()}
+        weights = Weights(self.architecture, tensors, self.weights_source, self.weights_sha256, self.weights_info)
+        return shared_files(weights, loss_class(weights.info.get("task")).__name__, repo_id, license, metrics)
 
     def train(self, mode: bool = True) -> TaskLoss:
         """Stays in evaluation mode: a frozen network has no other."""
@@ -201,7 +283,12 @@ class TaskLoss(SharingMixin, nn.Module):
     @property
     def _like(self) -> Tensor:
         """A tensor with the dtype and device of the discriminators."""
-        return cast(Tensor, self.discriminators[0].weight0)
+        return self._frozen[0].layers()[0][0]
+
+    @property
+    def _frozen(self) -> list[FrozenDiscriminator]:
+        """``discriminators``, of the class that an ``nn.ModuleList`` cannot promise."""
+        return [part for part in self.discriminators if isinstance(part, FrozenDiscriminator)]
 
     def _prepare(self, image: Tensor) -> Tensor:
         """The image in [0, 1], three channels, in the precision of the discriminators."""
@@ -210,7 +297,7 @@ class TaskLoss(SharingMixin, nn.Module):
             image = (image - self.low) / (self.high - self.low)
         return image.expand(-1, 3, -1, -1)
 
-    def _levels_for(self, pred: Tensor, target: Tensor) -> list[_Level]:
+    def _levels_for(self, pred: Tensor, target: Tensor) -> list[Level]:
         check_pair(pred, target)
         if self._like.device != pred.device:
             raise ValueError(
@@ -220,12 +307,10 @@ class TaskLoss(SharingMixin, nn.Module):
         height, width = pred.shape[-2:]
         smallest = self.architecture.receptive_field
         levels = []
-        for scale, discriminator in zip(self.scales, self.discriminators, strict=True):
-            # The finest discriminator sees the image itself, each coarser one a level further down.
-            down = self.architecture.scales - 1 - scale if self.resolution == "pyramid" else 0
-            size = level_size((height, width), self.architecture.ratio, down)
+        for scale, discriminator in zip(self.scales, self._frozen, strict=True):
+            size = level_size((height, width), self.architecture.ratio, self._level(scale))
             if min(size) >= smallest:
-                levels.append(_Level(scale, size, cast(FrozenDiscriminator, discriminator)))
+                levels.append(Level(scale, size, discriminator))
         if not levels:
             raise ValueError(
                 f"images of {height} x {width} are too small: the finest chosen scale, {max(self.scales)}, needs "
@@ -233,10 +318,13 @@ class TaskLoss(SharingMixin, nn.Module):
             )
         return levels
 
+    def _level(self, scale: int) -> int:
+        # The finest discriminator sees the image itself, each coarser one a level further down.
+        return self.architecture.scales - 1 - scale if self.resolution == "pyramid" else 0
+
     def _smallest_side(self) -> int:
-        down = self.architecture.scales - 1 - max(self.scales) if self.resolution == "pyramid" else 0
         field = self.architecture.receptive_field
-        return math.ceil((field - 0.5) / self.architecture.ratio**down)
+        return math.ceil((field - 0.5) / self.architecture.ratio ** self._level(max(self.scales)))
 
 
 class SRLoss(TaskLoss):
@@ -257,58 +345,10 @@ class JPEGLoss(TaskLoss):
     task = "jpeg"
 
 
-class _Level(NamedTuple):
-    """A discriminator and the size of the image that it is to see."""
-
-    scale: int
-    size: tuple[int, int]
-    discriminator: FrozenDiscriminator
+# By task. Whatever else needs to know the tasks reads it here.
+LOSSES: dict[str, type[TaskLoss]] = {kind.task: kind for kind in (SRLoss, DenoiseLoss, JPEGLoss) if kind.task}
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, autocast does nothing. A device that has none, like meta, needs no switching off."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
-
-
-def _distance(pred: Tensor, target: Tensor, levels: Sequence[_Level]) -> Tensor:
-    """Each image's distance, (N,), in operations that autograd can differentiate any number of times."""
-    distances = [level.discriminator.distance(resize(pred, level.size), resize(target, level.size)) for level in levels]
-    return torch.stack(distances).sum(dim=0)
-
-
-class _Distance(torch.autograd.Function):
-    """:func:`_distance` and its gradient by ``pred`` in one pass, for a target without gradient.
-
-    Images do not mix, so the gradient of any reduction is each image's own gradient times a number. Making it at
-    once lets every level free its feature maps before the next begins, and only one image-sized tensor waits for
-    the backward pass.
-    """
-
-    @staticmethod
-    def forward(pred: Tensor, target: Tensor, levels: Sequence[_Level]) -> tuple[Tensor, Tensor]:
-        total = pred.new_zeros(len(pred))
-        gradient = torch.zeros_like(pred)
-        for level in reversed(levels):  # the finest first: the memory it frees is enough for all others
-            distance, level_gradient = level.discriminator.distance_and_gradient(
-                resize(pred, level.size), resize(target, level.size)
-            )
-            total += distance
-            gradient += resize_adjoint(level_gradient, (pred.shape[2], pred.shape[3]))
-        return total, gradient
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        pred, target, ctx.levels = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(pred, target, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        pred, target, gradient = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the caller will differentiate this gradient too
-            with _full_precision(pred.device):
-                distance = _distance(pred, target, ctx.levels)
-                (gradient,) = torch.autograd.grad(distance, pred, grad_output, create_graph=True)
-            return gradient, None, None
-        return gradient * grad_output[:, None, None, None], None, None
+def loss_class(task: str | None) -> type[TaskLoss]:
+    """The class of a task's losses; TaskLoss for a task without one of its own."""
+    return LOSSES.get(task or "", TaskLoss)

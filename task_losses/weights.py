@@ -15,15 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE, Architecture
+
+T = TypeVar("T")
 
 METADATA_KEY = "task_losses"
 SCHEMA = 1
@@ -69,8 +72,26 @@ class Weights:
 
     def layers(self, scale: int) -> list[tuple[Tensor, Tensor]]:
         """(weight, bias) of each convolution of one scale."""
-        names = [f"scale{scale}.conv{layer}" for layer in range(1, self.architecture.depth + 1)]
-        return [(self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]) for name in names]
+        names = [_layer_names(scale, layer) for layer in range(1, self.architecture.depth + 1)]
+        return [(self.tensors[weight], self.tensors[bias]) for weight, bias in names]
+
+
+def named_layers(discriminators: Iterable[Sequence[tuple[T, T]]]) -> dict[str, T]:
+    """What belongs to the layers of all scales, by the names of a weight file; :meth:`Weights.layers` takes it apart.
+
+    Args:
+        discriminators: for each scale, coarsest first, for each convolution, what belongs to its weight and its bias.
+    """
+    return {
+        name: part
+        for scale, layers in enumerate(discriminators)
+        for layer, parts in enumerate(layers, start=1)
+        for name, part in zip(_layer_names(scale, layer), parts, strict=True)
+    }
+
+
+def _layer_names(scale: int, layer: int) -> tuple[str, str]:
+    return f"scale{scale}.conv{layer}.weight", f"scale{scale}.conv{layer}.bias"
 
 
 def embedded_weights(task: str) -> Weights:
@@ -210,12 +231,8 @@ def parse_entry(data: bytes, task: str, entry: dict[str, Any], source: str) -> W
 
 
 def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for scale in range(architecture.scales):
-        for layer, (inputs, outputs) in enumerate(architecture.layer_shapes(scale), start=1):
-            shapes[f"scale{scale}.conv{layer}.weight"] = (outputs, inputs, 3, 3)
-            shapes[f"scale{scale}.conv{layer}.bias"] = (outputs,)
-    return shapes
+    scales = map(architecture.layer_shapes, range(architecture.scales))
+    return named_layers([((outputs, inputs, 3, 3), (outputs,)) for inputs, outputs in shapes] for shapes in scales)
 
 
 def serialize_weights(tensors: dict[str, Tensor], architecture: Architecture, info: dict[str, Any]) -> bytes:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 def run(*command, **options) -> str:
     """What a command printed. Fails if it did."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, **options
+    )
     assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
     return done.stdout.strip()
 

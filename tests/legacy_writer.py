@@ -73,12 +73,19 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, nn.Module):
-            return copyreg.__newobj__, (type(value),), _old_state(value)
+            return copyreg.__newobj__, (type(value),), _old_state(value)  # type: ignore[attr-defined]
         if isinstance(value, nn.Parameter):
             return torch._utils._rebuild_parameter, (value.data, value.requires_grad, OrderedDict())
         if isinstance(value, Tensor):
             flat = _Storage(str(1000 + len(self.storages)), value.detach().contiguous().flatten())
-            arguments = (flat, 0, tuple(value.shape), value.contiguous().stride(), False, OrderedDict())
+            arguments: tuple[Any, ...] = (
+                flat,
+                0,
+                tuple(value.shape),
+                value.contiguous().stride(),
+                False,
+                OrderedDict(),
+            )
             return torch._utils._rebuild_tensor_v2, arguments
         return NotImplemented
 

@@ -8,6 +8,7 @@ A file in the authors' layout with random weights and narrow layers, and what th
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ CASES = {"a": (1, 3, 11, 11), "b": (2, 3, 16, 19), "c": (3, 3, 13, 12)}
 
 def main() -> None:
     full = AuthorsLoss(CHANNELS, seed=2022)
-    arrays = {"data": np.frombuffer(legacy_file(list(full.discriminators)), dtype=np.uint8)}
+    arrays: dict[str, Any] = {"data": np.frombuffer(legacy_file(list(full.discriminators)), dtype=np.uint8)}
     del full.discriminators[8:]
     full.double()
     generator = torch.Generator().manual_seed(7)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from training.bench.report.rows import MAIN_METRICS
+from training.bench.study.conditions import MAIN_METRICS
 from training.bench.study.restoration import Recipe
 
 BASE = {"psnr": 25.0, "ssim": 0.7, "stlpips": 0.27, "cvvdp": 7.7, "flip": 0.1}

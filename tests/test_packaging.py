@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fresh_install import build_wheel, install
 
+from task_losses.losses import LOSSES
 from task_losses.weights import MANIFEST
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def test_the_wheel_carries_the_manifest_and_its_files(wheel):
     archive = zipfile.ZipFile(wheel)
     assert archive.read(f"task_losses/{MANIFEST}") == (ROOT / MANIFEST).read_bytes()
     entries = json.loads((ROOT / MANIFEST).read_text())["weights"]
-    assert set(entries) == {"sr", "denoise", "jpeg"}
+    assert set(entries) == set(LOSSES)
     files = {f"task_losses/weights/{entry['filename']}" for entry in entries.values()}
     assert files == {name for name in archive.namelist() if name.endswith(".safetensors")}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def reference(data: bytes, channels: tuple[int, ...]) -> AuthorsLoss:
     return loss
 
 
-def converted(data: bytes, path: Path, task: str | None = None, **options: object) -> TaskLoss:
+def converted(data: bytes, path: Path, task: str | None = None, **options: Any) -> TaskLoss:
     path.write_bytes(convert(data, task))
     return TaskLoss(path, reduction="none", **{"resolution": "full", **options})
 

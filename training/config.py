@@ -10,12 +10,16 @@ from typing import Any, get_type_hints
 
 from task_losses.discriminator import DISTANCES, Architecture
 from training.objectives import OBJECTIVES, Objective
+from training.recipes import RECIPES
 
-BUILTIN_TASKS = ("sr", "denoise", "jpeg")
+BUILTIN_TASKS = tuple(RECIPES)
 KERNELS = ("auto", "triton", "native", "reference", "autograd")
 
 # Where a run is computed and how often it is saved changes nothing of what it computes.
 INDIFFERENT = ("checkpoint_every", "device", "kernels")
+
+# What a run did before there were settings for it: files of older versions do not name these.
+BEFORE = {"objective": "wgan-gp", "spectral_norm": False, "image_exponent": 2.0}
 
 
 def setting(default: Any, text: str) -> Any:
@@ -26,8 +30,7 @@ def setting(default: Any, text: str) -> Any:
 class Config:
     """Settings of phase 1: one image, one task, a pyramid of discriminators.
 
-    The defaults are the paper's objective and a start for distortions of one's own; docs/weights.md says what each
-    released weight changes of them.
+    The defaults are for distortions of one's own; :mod:`training.recipes` says what each task changes of them.
     """
 
     task: str = setting("jpeg", "sr, denoise, jpeg, or a name of your own together with --distortion")
@@ -38,25 +41,25 @@ class Config:
     scales: int = setting(8, "number of pyramid levels, and of discriminators")
     ratio: float = setting(0.75, "size of a level relative to the next finer one")
     longest_side: int = setting(200, "longest side of the finest level, in pixels")
-    channels: tuple[int, ...] = setting((32,), "width of the discriminators: one for all scales, or one per scale")
+    channels: tuple[int, ...] = setting((16,), "width of the discriminators: one for all scales, or one per scale")
     taps: tuple[int, ...] = setting((0, 4), "layers whose outputs the loss compares; 0 is the image itself, once")
     distance: str = setting("squared", f"how it compares them: by {' or '.join(DISTANCES)} differences")
     image_exponent: float = setting(2.0, "how it compares the image itself: by |difference|^exponent, from 1 to 2")
-    image_share: float = setting(0.5, "share of the image itself in the loss, where 0 is among the taps")
+    image_share: float = setting(0.6, "share of the image itself in the loss, where 0 is among the taps")
 
     generator: bool = setting(False, "the paper's adversary; without it the distorted level itself is the fake")
-    upscale: bool = setting(True, "distort the upscaled coarser level, as the paper does; without, the level itself")
+    upscale: bool = setting(False, "distort the upscaled coarser level, as the paper does; without, the level itself")
     wiener: int = setting(5, "side of the linear filter that restores the distorted level first; 0 for none")
-    steps: int = setting(100, "steps per scale")
+    steps: int = setting(200, "steps per scale")
     critic_updates: int = setting(1, "updates of the discriminator per step")
     generator_updates: int = setting(1, "updates of the generator per step")
     lr: float = setting(5e-4, "Adam's learning rate")
     betas: tuple[float, float] = setting((0.5, 0.999), "Adam's decay rates")
     lr_decay_at: float = setting(0.8, "fraction of a scale's steps after which the learning rate falls")
     lr_decay: float = setting(0.1, "factor by which it falls")
-    objective: str = setting("wgan-gp", f"of the adversaries: {' or '.join(OBJECTIVES)}")
+    objective: str = setting("hinge", f"of the adversaries: {' or '.join(OBJECTIVES)}")
     penalty_weight: float = setting(0.1, "wgan-gp: weight of the gradient penalty")
-    spectral_norm: bool = setting(False, "hinge: divide each convolution's weights by their spectral norm")
+    spectral_norm: bool = setting(True, "hinge: divide each convolution's weights by their spectral norm")
     reconstruction_weight: float = setting(10.0, "weight of the generator's mean squared error, images in [-1, 1]")
     shared_norm: bool = setting(True, "judge real and fake in one batch; without, each normalised by itself")
     input_range: tuple[float, float] = setting((0.0, 1.0), "range in which the networks see the images")
@@ -135,9 +138,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Config:
-        """The inverse of ``asdict``, also after a trip through JSON, which turns tuples into lists."""
+        """The inverse of ``asdict``, also after a trip through JSON, which turns tuples into lists.
+
+        A setting that the content does not know had, when it was written, the value in ``BEFORE``.
+        """
         settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-        return cls(**settings)
+        return cls(**{**BEFORE, **settings})
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:

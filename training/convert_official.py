@@ -20,8 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from task_losses.discriminator import SLOPE, Architecture
-from task_losses.weights import WeightsError, parse_weights, serialize_weights
+from task_losses.losses import LOSSES
+from task_losses.weights import WeightsError, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
 from training.legacy_pickle import Node, read_legacy
 
@@ -118,12 +122,6 @@ def convert(data: bytes, task: str | None = None, scales: int = SCALES) -> bytes
     if not 1 <= scales <= len(discriminators):
         raise ValueError(f"the file has {len(discriminators)} discriminators; --scales must be 1 to that, got {scales}")
     architecture = Architecture(channels=tuple(len(layers[0][0]) for layers in discriminators[:scales]))
-    tensors = {
-        f"scale{scale}.conv{number}.{name}": tensor
-        for scale, layers in enumerate(discriminators[:scales])
-        for number, layer in enumerate(layers, start=1)
-        for name, tensor in zip(("weight", "bias"), layer, strict=True)
-    }
     origin: dict[str, Any] = {"sha256": sha256}
     if release is not None:
         origin |= {"repo": REPOSITORY, "commit": COMMIT, "path": release.path}
@@ -136,7 +134,7 @@ def convert(data: bytes, task: str | None = None, scales: int = SCALES) -> bytes
         "license": LICENSE,
         "license_text": LICENSE_FILE.read_text(encoding="utf-8"),
     }
-    result = serialize_weights(tensors, architecture, info)
+    result = serialize_weights(named_layers(discriminators[:scales]), architecture, info)
     parse_weights(result, source="the converted file")  # whatever is wrong should show here, not at the user's
     return result
 
@@ -145,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.convert_official", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="Ds_JPEG.pth, Ds_SISR.pth or Ds_Denoising.pth of gfxdisp/mdf")
     parser.add_argument("out", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--task", choices=("sr", "denoise", "jpeg"), help="default: the task of the released file")
+    parser.add_argument("--task", choices=LOSSES, help="default: the task of the released file")
     parser.add_argument(
         "--scales", type=int, default=SCALES, help="discriminators to take, coarsest first (%(default)s)"
     )

@@ -24,6 +24,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from tqdm import tqdm
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from task_losses import JPEGLoss
 from training.bench.study.restorers import make_restorer
 from training.distortions import jpeg

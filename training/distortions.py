@@ -56,8 +56,6 @@ def make_adversary(config: Config) -> Adversary:
         ValueError: see :func:`make_distortion`.
     """
     distort = make_distortion(config)
-    if not config.wiener:
-        return lambda start, image, generator: distort(start, generator)
     return lambda start, image, generator: wiener_restored(distort(start, generator), image, config.wiener)
 
 

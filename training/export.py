@@ -1,8 +1,8 @@
 """Turns a finished run into a weight file for ``task_losses``.
 
-    python -m training.export runs/jpeg                     # runs/jpeg/jpeg.safetensors
-    python -m training.export runs/jpeg --release v2        # into the package and its manifest
-    python -m training.export runs/jpeg --taps 1 4 --distance absolute   # the same critics, compared otherwise
+    python training/export.py runs/jpeg                     # runs/jpeg/jpeg.safetensors
+    python training/export.py runs/jpeg --release v2        # into the package and its manifest
+    python training/export.py runs/jpeg --taps 1 4 --distance absolute   # the same critics, compared otherwise
 
 Folds BatchNorm and the input range into the convolutions, scales the features, writes the file, reads it back
 through ``task_losses``, compares its features with the trained networks', and writes the manifest's entry.
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
+
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch import Tensor
@@ -26,12 +28,14 @@ from torch import Tensor
 import task_losses
 from task_losses import TaskLoss, WeightsError
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.weights import MANIFEST, describe, parse_weights, serialize_weights
+from task_losses.files import write_file
+from task_losses.weights import MANIFEST, describe, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
 from training.config import INDIFFERENT, Config, add_flags, given_settings
 from training.images import open_image, pyramid
 from training.networks import Block, Discriminator
 from training.provenance import ROOT
+from training.recipes import RECIPES
 from training.run_folder import RunFolder
 from training.scaling import feature_scale, scaled
 
@@ -73,7 +77,7 @@ def open_run(folder: RunFolder, form: Mapping[str, Any] | None = None) -> Traine
     if len(states) < config.scales:
         raise ValueError(
             f"the run in {folder.path} has finished {len(states)} of {config.scales} scales: "
-            f"continue it with `python -m training.train --resume --out {folder.path}`"
+            f"continue it with `python training/train.py --resume --out {folder.path}`"
         )
     discriminators = []
     for state, width in zip(states, config.architecture.channels, strict=True):
@@ -116,11 +120,7 @@ def weight_file(trained: Trained) -> bytes:
     config = trained.config
     folded = [fold(discriminator, config.input_range) for discriminator in trained.discriminators]
     factor = feature_scale(folded, config)
-    tensors = {}
-    for scale, layers in enumerate(folded):
-        for layer, (weight, bias) in enumerate(scaled(layers, factor), start=1):
-            tensors[f"scale{scale}.conv{layer}.weight"] = weight
-            tensors[f"scale{scale}.conv{layer}.bias"] = bias
+    tensors = named_layers(scaled(layers, factor) for layers in folded)
     _, source = open_image(config.image, config.image_licence)
     info = {
         "task": config.task,
@@ -161,13 +161,14 @@ def manifest_entry(filename: str, data: bytes, origin: dict[str, Any]) -> dict[s
     weights = parse_weights(data, source=filename)
     entry = describe(data, filename)
     config = entry.pop("config")  # the command says it in short
-    defaults = asdict(Config())
-    changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != defaults[k]}
+    task = weights.info["task"]
+    recipe = {**{f.name: f.default for f in fields(Config)}, **RECIPES.get(task, {})}
+    changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != recipe[k]}
     flags = [_flag(name, value) for name, value in changed.items() if name != "task"]
     return {
         **entry,
         "input": {"range": [0, 1], "color": "sRGB", "min_size": weights.architecture.receptive_field},
-        "command": " ".join(["python -m training.train --task", weights.info["task"], *flags]),
+        "command": " ".join(["python training/train.py --task", task, *flags]),
         "cost": {key: origin[key] for key in ("seconds", "processor", "threads", "gpu", "kernels") if key in origin},
     }
 
@@ -193,21 +194,14 @@ def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) ->
         raise ValueError(f"{entry['filename']} is published with other bytes: give the new weights another version")
     folder = root / "task_losses" / "weights"
     folder.mkdir(exist_ok=True)
-    write_whole(folder / entry["filename"], data)
+    write_file(folder / entry["filename"], data)
     # New weights are not on the Hub yet: the old revision does not hold them.
     manifest["weights"][task] = entry
     if old is None or old["sha256"] != entry["sha256"]:
         manifest["revision"] = None
-    write_whole(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    write_file(path, (json.dumps(manifest, indent=2) + "\n").encode())
     if old is not None and old["filename"] != entry["filename"]:
         (folder / old["filename"]).unlink(missing_ok=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that a kill leaves the old one or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any] | None = None) -> Path:
@@ -225,7 +219,7 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
     task = trained.config.task
     data = weight_file(trained)
     path = folder.path / f"{task}.safetensors"
-    write_whole(path, data)
+    write_file(path, data)
     error = largest_error(trained, TaskLoss(path))
     if not error <= TOLERANCE:
         path.unlink()
@@ -235,7 +229,7 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
         )
     filename = f"{task}-{version}.safetensors" if version else path.name
     entry = manifest_entry(filename, data, trained.origin)
-    write_whole(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
+    write_file(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
     print(f"{path}: {len(data)} bytes, sha256 {entry['sha256']}")
     print(f"features equal the trained networks' to {error:.1e} of their range")
     if version:
@@ -245,7 +239,7 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.export", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python training/export.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--release", metavar="VERSION", help="also put it into the package, as TASK-VERSION")
     add_flags(parser, FORM)

@@ -23,10 +23,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from task_losses import hub
 from task_losses.card import model_card
+from task_losses.files import write_file
 from task_losses.hub import HubOptions
-from task_losses.sharing import manifest_bytes, replace_file
+from task_losses.losses import loss_class
+from task_losses.sharing import manifest_bytes
 from task_losses.weights import MANIFEST, WeightsError, WeightsIntegrity, parse_entry, parse_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +79,7 @@ def collect(manifest_path: Path, weights_folder: Path) -> Release:
         files[entry["filename"]] = _read(path)
         parse_entry(files[entry["filename"]], task, entry, source=str(path))
     files["LICENSE"] = _read(manifest_path.parent / "LICENSE")
-    files["README.md"] = model_card(unpinned).encode()
+    files["README.md"] = model_card(unpinned, loss_class(min(manifest["weights"])).__name__).encode()
     files[MANIFEST] = manifest_bytes(unpinned)
     return Release(manifest["repo_id"], manifest["version"], files)
 
@@ -135,7 +140,7 @@ def pin(manifest_path: Path, commit: str) -> bool:
     if manifest["revision"] == commit:
         return False
     text = json.dumps({**manifest, "revision": commit}, indent=2, ensure_ascii=False)
-    replace_file(manifest_path, f"{text}\n".encode())
+    write_file(manifest_path, f"{text}\n".encode())
     return True
 
 

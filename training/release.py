@@ -1,8 +1,8 @@
 """Makes the package's weights again: trains every task by its recipe, exports, and releases if asked to.
 
-    python -m training.release                       # runs/release/TASK/TASK.safetensors
-    python -m training.release --release v2          # and into the package and its manifest
-    python -m training.release --tasks sr --seed 1   # one task; flags of training.train are passed on
+    python training/release.py                       # runs/release/TASK/TASK.safetensors
+    python training/release.py --release v2          # and into the package and its manifest
+    python training/release.py --tasks sr --seed 1   # one task; flags of training/train.py are passed on
 
 A command that was stopped goes on where it was when it is given again.
 """
@@ -14,23 +14,19 @@ import sys
 import time
 from pathlib import Path
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from task_losses import WeightsError
 from training import train
 from training.export import export
+from training.recipes import RECIPES
 from training.run_folder import RunFolder
-
-HINGE = ["--channels", "16", "--objective", "hinge", "--spectral-norm", "--steps", "200", "--no-upscale"]
-# What each task's recipe changes of training.config's defaults.
-RECIPES: dict[str, list[str]] = {
-    "sr": ["--channels", "24", "--distance", "absolute", "--taps", "1", "4", "--wiener", "0"],
-    "denoise": [*HINGE, "--image-share", "0.6"],
-    "jpeg": [*HINGE, "--image-share", "0.9", "--image-exponent", "1.5"],
-}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m training.release",
+        prog="python training/release.py",
         description=(__doc__ or "").split("\n\n")[0],
         allow_abbrev=False,  # --task would be taken for --tasks
     )
@@ -44,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     for task, folder in folders.items():
         begun = time.monotonic()
         resume = ["--resume"] if folder.checkpoint_path.exists() else []
-        status = train.main(["--task", task, *RECIPES[task], *flags, "--out", str(folder.path), *resume])
+        status = train.main(["--task", task, *flags, "--out", str(folder.path), *resume])
         if status:
             return status
         print(f"{task}: {time.monotonic() - begun:.0f} s")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from task_losses.files import replacing
 from training.config import Config
 from training.images import picture
 
@@ -23,8 +23,10 @@ FLUSH_EVERY = 25
 
 
 def loss_names(config: Config) -> tuple[str, ...]:
-    critic = ("critic_distance", "gradient_penalty")
-    return (*critic, "adversarial", "reconstruction") if config.generator else critic
+    """Of a run's columns in ``losses.csv``, see :meth:`training.scale.Scale.losses`."""
+    penalty = ("gradient_penalty",) if config.objective == "wgan-gp" else ()
+    generator = ("adversarial", "reconstruction") if config.generator else ()
+    return ("critic_distance", *penalty, *generator)
 
 
 class RunFolder:
@@ -70,9 +72,8 @@ class RunFolder:
     def save_checkpoint(self, content: dict[str, Any], config: Config) -> None:
         """Replaces the checkpoint at once: a kill leaves either the old one or the new one."""
         self.flush()
-        part = self.checkpoint_path.with_suffix(".part")
-        torch.save({**content, "config": json.dumps(asdict(config))}, part)
-        os.replace(part, self.checkpoint_path)
+        with replacing(self.checkpoint_path) as partial:
+            torch.save({**content, "config": json.dumps(asdict(config))}, partial)
 
     def resume_logs(self, config: Config, steps: int) -> None:
         """Continues the logs after the first ``steps`` steps; later rows are of work that was lost."""
@@ -128,7 +129,7 @@ class RunFolder:
         names = [name for name in rows[0] if name not in ("step", "scale")]
         figure = Figure(figsize=(9, 2.2 * len(names)), layout="constrained")
         starts = [int(b["step"]) for a, b in pairwise(rows) if a["scale"] != b["scale"]]
-        for axis, name in zip(figure.subplots(len(names), sharex=True), names, strict=True):
+        for axis, name in zip(figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], names, strict=True):
             axis.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], linewidth=0.8)
             axis.set_ylabel(name.replace("_", " "))
             for start in starts:

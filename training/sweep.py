@@ -1,4 +1,4 @@
-"""Sweeps: several runs in one file, for ``python -m training.train --batch-runs``."""
+"""Sweeps: several runs in one file, for ``python training/train.py --batch-runs``."""
 
 from __future__ import annotations
 

@@ -1,265 +1,134 @@
 """Trains the discriminators of a task-specific loss on ONE image.
 
-    python -m training.train --task jpeg --out runs/jpeg
-    python -m training.export runs/jpeg
+    python training/train.py --task jpeg      # the released recipe, into runs/jpeg
+    python training/export.py runs/jpeg       # runs/jpeg/jpeg.safetensors
 
 Phase 1 of Mustafa et al., "Training a Task-Specific Image Reconstruction Loss", WACV 2022 (arXiv 2103.14616). Scale by
 scale, from coarse to fine, a discriminator learns to tell the level of the image from what the task's distortion
-makes of the coarser level: upscaled, distorted and, in the paper's form, restored by a generator that is trained
-against it. See docs/method.md.
+makes of it and, in the paper's form, a generator that is trained against it restores. See docs/method.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
-from collections.abc import Generator as Course
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
-from torch import Tensor
-from torch.func import functional_call
-from tqdm import tqdm
 
-from training.adam import adam, load_moments, set_rate
-from training.config import Config, add_flags, given_settings
-from training.distortions import make_adversary, make_distortion, uniform
+from training.config import INDIFFERENT, Config, add_flags, given_settings
+from training.distortions import make_distortion
+from training.draws import drawn
 from training.images import open_image, pyramid, resize_clipped
-from training.networks import Discriminator, Generator, Network
-from training.objectives import Critic, generator_loss, spectrally_normalised
-from training.provenance import machine
+from training.progress import Progress
+from training.recipes import FORMS, settings
 from training.run_folder import RunFolder
+from training.run_state import RunState
+from training.scale import Scale
 from training.sweep import check_alike, read_sweep
-from training.updates import Judged, Request, updates_of
+from training.together import Training, train_together
+from training.updates import updates_of
 
-# Settings, folder, and what a checkpoint left.
-Run = tuple[Config, RunFolder, "dict[str, Any] | None"]
-
-
-def train(config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None = None) -> None:
-    """Runs phase 1, or what a checkpoint left of it, into a folder that is open for logging."""
-    train_together([(config, folder, checkpoint)])
+MakeScale = Callable[[Config, int, torch.device], Scale]
 
 
-def train_together(
-    runs: Sequence[Run],
-    make_scale: Callable[[Config, int, torch.device], Scale] | None = None,
-) -> None:
-    """Several runs, whose critics are updated together; each ends with the same weights as by itself.
+class Run(NamedTuple):
+    """Settings, a folder, and what a checkpoint left."""
 
-    Args:
-        make_scale: from settings, scale and device, for another treatment of the critics; None: :class:`Scale`.
+    config: Config
+    folder: RunFolder
+    checkpoint: dict[str, Any] | None = None
 
-    Raises:
-        ValueError: the back end that they ask for cannot be used here.
-        FloatingPointError: a loss is not finite any more.
-    """
-    torch.backends.cudnn.allow_tf32 = False  # the penalty's second derivatives feel TF32's 10-bit mantissa
-    config = runs[0][0]
-    update, reason = updates_of(config, torch.device(device_name(config.device)))
-    print(f"kernels: {reason}", file=sys.stderr)
-    kernels = reason.split(":")[0]
-    courses = [course(*run, kernels, make_scale or Scale, show_progress=index == 0) for index, run in enumerate(runs)]
-    answers: list[Judged | None] = [None] * len(courses)
-    while courses:
-        requests, going = [], []
-        for current, answer in zip(courses, answers, strict=True):
-            with contextlib.suppress(StopIteration):  # this one has ended
-                requests.append(current.send(answer))
-                going.append(current)
-        courses, answers = going, [*update(requests)]
+    def open(self) -> None:
+        """Makes the folder, or continues its logs.
+
+        Raises:
+            FileExistsError: it holds a run that is not to be continued.
+        """
+        if self.checkpoint is None:
+            self.folder.create(self.config)
+        else:
+            done = self.checkpoint["scale"] * self.config.steps + self.checkpoint["step"]
+            self.folder.resume_logs(self.config, done)
 
 
-def course(
-    config: Config,
-    folder: RunFolder,
-    checkpoint: dict[str, Any] | None,
-    kernels: str,
-    make_scale: Callable[[Config, int, torch.device], Scale],
-    show_progress: bool = True,
-) -> Course[Request, Judged | None, None]:
-    """One run of phase 1: yields the critic's updates that it needs, and wants their losses sent back.
+def train(run: Run, kernels: str, make_scale: MakeScale = Scale, show_progress: bool = True) -> Training:
+    """Phase 1, or what a checkpoint left of it.
+
+    Where it says ``yield``, the critic is updated: by :mod:`training.updates`, together with those of other runs.
 
     Args:
         kernels: what makes the updates, for the record.
-        make_scale: see :func:`train_together`.
+        make_scale: for another treatment of the critics.
+
+    Raises:
+        FloatingPointError: a loss is not finite any more.
     """
+    config, folder = run.config, run.folder
     device = torch.device(device_name(config.device))
-    source, _ = open_image(config.image, config.image_licence)
-    levels = pyramid(source, config.scales, config.ratio, config.longest_side)
-    distort = make_adversary(config)
-    draws = torch.Generator().manual_seed(config.seed)
-    origin, begun = machine() | {"kernels": kernels, "seconds": 0.0}, time.monotonic()
+    image, _ = open_image(config.image, config.image_licence)
+    below, *levels = pyramid(image, config.scales, config.ratio, config.longest_side)
+    distort = make_distortion(config)
+    at = RunState.of(config, below, kernels, run.checkpoint)
+    progress = Progress([level[0, 0].numel() for level in levels], config.steps, at.scale, at.step, show_progress)
 
-    finished: list[dict[str, Tensor]] = []
-    coarser, *levels = levels
-    scale, step, state = 0, 0, None
-    if checkpoint is not None:
-        finished, coarser, scale, step, state = (
-            checkpoint[key] for key in ("finished", "coarser", "scale", "step", "state")
-        )
-        draws.set_state(checkpoint["draws"])
-        origin["seconds"] = json.loads(checkpoint["origin"])["seconds"]
+    for scale in range(at.scale, config.scales):
+        progress.begin(scale)
+        networks = make_scale(config, scale, device)
+        if at.networks is not None:  # a checkpoint's, or the coarser scale's
+            networks.load_state(at.networks, same_scale=at.step > 0)
+        level, height, width = levels[scale].to(device), *levels[scale].shape[2:]
+        real = networks.shown(level)
+        start = resize_clipped(at.coarser, (height, width)) if config.upscale else levels[scale]
+        updates = [config.critic_updates] * (config.steps - at.step) + [0]  # the last draw is for the preview
+        draws = drawn(distort, start, at.source, updates, ahead=device.type == "cuda")
 
-    pixels = [level.shape[2] * level.shape[3] for level in levels]
-    progress = tqdm(
-        total=config.steps * sum(pixels),  # a step's time grows with its pixels: so "left" is honest
-        initial=config.steps * sum(pixels[:scale]) + step * sum(pixels[scale : scale + 1]),
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}",
-        mininterval=0.5 if sys.stderr.isatty() else 20,  # a log file wants few lines
-        disable=not show_progress,
-    )
+        for step in range(at.step, config.steps):
+            distorted, mixes, randomness = next(draws)
+            fake = networks.fake(distorted.to(device, non_blocking=True), level)
+            networks.begin_step(step)
+            for mix in mixes:
+                judged = yield networks.request(real, fake, mix)
+            assert judged is not None
+            folder.log(scale * config.steps + step, scale, networks.losses(judged, real, fake))
+            progress.step(scale)
+            if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+                at.scale, at.step, at.networks = scale, step + 1, networks.state()
+                at.save(folder, config, randomness)
 
-    def save(state: dict[str, Any]) -> None:
-        """Keeps everything that a resumed run needs to go on as if it had never stopped."""
-        spent = origin | {"seconds": round(origin["seconds"] + time.monotonic() - begun, 1)}
-        content = {"finished": finished, "coarser": coarser, "scale": scale, "step": step, "state": state}
-        folder.save_checkpoint({**content, "draws": draws.get_state(), "origin": json.dumps(spent)}, config)
-
-    while scale < config.scales:
-        progress.set_description(f"scale {scale + 1}/{config.scales}")
-        current = make_scale(config, scale, device)
-        if state is not None:  # a checkpoint's, or the coarser scale's
-            current.load_state(state, same_scale=step > 0)
-        real = levels[scale]
-        start = resize_clipped(coarser, (real.shape[2], real.shape[3])) if config.upscale else real
-        shown = current.received(real)
-
-        while step < config.steps:
-            distorted = distort(start, real, draws)
-            losses = yield from current.step(shown, current.received(distorted), step, draws)
-            folder.log(scale * config.steps + step, scale, losses)
-            step += 1
-            rate = progress.format_dict.get("rate") or 0
-            progress.set_postfix_str(f"{rate / pixels[scale]:.1f} steps/s", refresh=False)
-            progress.update(pixels[scale])
-            if step % config.checkpoint_every == 0 and step < config.steps:
-                save(current.state())
-
-        distorted = distort(start, real, draws)
-        attempt = current.attempt(distorted).cpu()
-        folder.save_preview(scale, (real, distorted, attempt))
+        ((distorted, _, randomness),) = draws
+        attempt = networks.attempt(distorted.to(device), level).cpu()
+        folder.save_preview(scale, (levels[scale], distorted, attempt))
+        at.finished.append({name: value.cpu() for name, value in networks.outcome().items()})
         # With a generator the next scale builds on its output, otherwise on the true level.
-        coarser = attempt if config.generator else real
-        state = current.state()
-        finished.append({name: value.cpu() for name, value in current.outcome().items()})
-        scale, step = scale + 1, 0
-        save(state)
+        at.coarser = attempt if config.generator else levels[scale]
+        at.scale, at.step, at.networks = scale + 1, 0, networks.state()
+        at.save(folder, config, randomness)
     progress.close()
     folder.save_curves()
     folder.close()
 
 
-class Scale:
-    """The networks of one scale and their optimisers."""
+def train_runs(runs: Sequence[Run], make_scale: MakeScale = Scale) -> None:
+    """Runs side by side; each ends with the same weights as by itself.
 
-    def __init__(self, config: Config, scale: int, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.rate: float | None = None  # as the optimizers have it, so that no device must be asked
-        width = config.architecture.channels[scale]
-        with torch.random.fork_rng(devices=[]):  # the same initial weights, wherever a run was resumed
-            torch.manual_seed(config.seed * 1000 + scale)
-            self.networks: dict[str, Network] = {"discriminator": Discriminator(width)}
-            if config.generator:
-                self.networks["generator"] = Generator(width)
-        self.optimizers = {
-            name: adam(network.to(device).parameters(), config.lr, config.betas)
-            for name, network in self.networks.items()
-        }
-
-    def step(
-        self, real: Tensor, distorted: Tensor, step: int, draws: torch.Generator
-    ) -> Course[Request, Judged | None, dict[str, Tensor]]:
-        """One step of the adversaries: yields the critic's updates that it needs, returns the losses.
-
-        Args:
-            real, distorted: (1, 3, H, W), as :meth:`received` gives them.
-            step: number of steps made at this scale, which decides the learning rate.
-        """
-        config = self.config
-        rate = config.lr * (config.lr_decay if step >= int(config.lr_decay_at * config.steps) else 1)
-        if rate != self.rate:
-            for optimizer in self.optimizers.values():
-                set_rate(optimizer, rate)
-            self.rate = rate
-        critic, generator = self.networks["discriminator"], self.networks.get("generator")
-        assert isinstance(critic, Discriminator)
-
-        fake, judged = distorted, None
-        for _ in range(config.critic_updates):
-            if generator is not None:
-                with torch.no_grad():
-                    fake = generator(distorted)
-            mix = uniform(0, 1, draws)
-            judged = yield Request(
-                critic, self.optimizers["discriminator"], real, fake, mix, config.critic_objective
-            )
-        assert judged is not None
-        losses = {"critic_distance": judged.distance, "gradient_penalty": judged.penalty}
-        if generator is not None:
-            low, high = config.input_range
-            weight = config.reconstruction_weight * (2 / (high - low)) ** 2  # stated for images in [-1, 1]
-            for _ in range(config.generator_updates):
-                made = generator_loss(self._acting_critic(), real, generator(distorted), weight, config.shared_norm)
-                self._update_generator(made.total)
-            losses |= {"adversarial": made.adversarial, "reconstruction": made.reconstruction}
-        return losses
-
-    def _update_generator(self, loss: Tensor) -> None:
-        parameters = list(self.networks["generator"].parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        self.optimizers["generator"].step()
-
-    @torch.no_grad()
-    def attempt(self, distorted: Tensor) -> Tensor:
-        """What the adversary makes of the distorted level, in [0, 1]."""
-        if "generator" in self.networks:
-            low, high = self.config.input_range
-            distorted = (self.networks["generator"](self.received(distorted)) - low) / (high - low)
-        return distorted.clamp(0, 1)
-
-    def outcome(self) -> dict[str, Tensor]:
-        """The state of the critic that the loss is made from."""
-        state = self.networks["discriminator"].state_dict()
-        return spectrally_normalised(state) if self.config.spectral_norm else state
-
-    def _acting_critic(self) -> Critic:
-        """The critic with the weights that it is trained to act with."""
-        critic = self.networks["discriminator"]
-        if not self.config.spectral_norm:
-            return critic
-        return partial(functional_call, critic, spectrally_normalised(dict(critic.named_parameters())))
-
-    def state(self) -> dict[str, Any]:
-        networks = {name: network.state_dict() for name, network in self.networks.items()}
-        return {**networks, "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()}}
-
-    def load_state(self, state: dict[str, Any], same_scale: bool) -> None:
-        """Takes up a scale where it was left, or starts from the coarser scale's networks where widths match."""
-        inherits = self.config.inherit and (
-            state["discriminator"]["last.weight"].shape == self.networks["discriminator"].last.weight.shape
-        )
-        for name, network in self.networks.items():
-            if same_scale or inherits:
-                network.load_state_dict(state[name])
-            if same_scale:
-                load_moments(self.optimizers[name], state["optimizers"][name])
-
-    def received(self, image: Tensor) -> Tensor:
-        """An image in [0, 1] on the CPU, as the networks take it: in their range, on their device."""
-        low, high = self.config.input_range
-        image = low + (high - low) * image
-        if self.device.type == "cuda":
-            image = image.pin_memory()  # from other memory the copy would wait for the device
-        return image.to(self.device, non_blocking=True)
+    Raises:
+        ValueError: the back end that they ask for cannot be used here.
+        FloatingPointError: see :func:`train`.
+    """
+    torch.backends.cudnn.allow_tf32 = False  # second derivatives feel TF32's 10-bit mantissa
+    config = runs[0].config
+    update, reason = updates_of(config, torch.device(device_name(config.device)))
+    print(f"kernels: {reason}", file=sys.stderr)
+    kernels = reason.split(":")[0]
+    train_together([train(run, kernels, make_scale, index == 0) for index, run in enumerate(runs)], update)
 
 
 def device_name(name: str) -> str:
@@ -284,31 +153,38 @@ def prepare(arguments: argparse.Namespace) -> list[Run]:
     given = given_settings(arguments)
     out = Path(arguments.out or f"runs/{given.get('task', Config.task)}")
     if arguments.batch_runs is None:
-        return [prepare_run(out, given, arguments.resume)]
+        return [prepare_run(out, given, arguments)]
     entries = read_sweep(Path(arguments.batch_runs))
-    runs = [prepare_run(out / name, {**given, **own}, arguments.resume) for name, own in entries.items()]
-    check_alike({name: config for name, (config, _, _) in zip(entries, runs, strict=True)})
+    runs = [prepare_run(out / name, {**given, **own}, arguments) for name, own in entries.items()]
+    check_alike({name: run.config for name, run in zip(entries, runs, strict=True)})
     return runs
 
 
-def prepare_run(path: Path, given: dict[str, Any], resume: bool) -> Run:
+def prepare_run(path: Path, given: dict[str, Any], arguments: argparse.Namespace) -> Run:
+    """One run; a resumed one takes its settings from its checkpoint, and where it is computed from ``given``."""
     folder = RunFolder(path)
-    if not resume:
-        return Config(**given), folder, None
+    if not arguments.resume:
+        return Run(Config(**settings(given.get("task", Config.task), given, arguments.recipe)), folder)
     checkpoint = folder.load_checkpoint()
     config = Config.from_dict(json.loads(checkpoint["config"]))
-    here = {name: given[name] for name in ("device", "kernels") if name in given}
-    if replace(config, **given) != replace(config, **here):
-        changed = {k: v for k, v in given.items() if getattr(config, k) != v and k not in here}
-        raise ValueError(f"the run in {path} was started with other settings than {changed}: leave them out to resume")
-    return replace(config, **here), folder, checkpoint
+    changed = {name: value for name, value in given.items() if getattr(config, name) != value}
+    if other := {name: value for name, value in changed.items() if name not in INDIFFERENT}:
+        raise ValueError(f"the run in {path} was started with other settings than {other}: leave them out to resume")
+    return Run(replace(config, **changed), folder, checkpoint)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.train", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python training/train.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", help="folder of the run [runs/TASK]")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out after its newest checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    parser.add_argument(
+        "--recipe",
+        choices=FORMS,
+        default=FORMS[0],
+        help="where settings come from that no other flag names: recommended is the released recipe of sr, denoise and "
+        "jpeg, and for other tasks what serves these best; paper is the paper's form [%(default)s]",
+    )
     parser.add_argument(
         "--batch-runs",
         metavar="FILE",
@@ -320,27 +196,24 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runs = prepare(arguments)
         if arguments.dry_run:
-            for config, _, _ in runs:
-                print(config.to_json())
+            for run in runs:
+                print(run.config.to_json())
             return 0
-        for config, _, _ in runs:  # fail before a folder is made
-            open_image(config.image), make_distortion(config)
-            updates_of(config, torch.device(device_name(config.device)))
-        for config, folder, checkpoint in runs:
-            if checkpoint is None:
-                folder.create(config)
-            else:
-                folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
-        train_together(runs)
+        for run in runs:  # fail before a folder is made
+            open_image(run.config.image), make_distortion(run.config)
+            updates_of(run.config, torch.device(device_name(run.config.device)))
+        for run in runs:
+            run.open()
+        train_runs(runs)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = f" --batch-runs {arguments.batch_runs}" if arguments.batch_runs else ""
-        print(f"\nstopped; continue with --resume --out {arguments.out or runs[0][1].path}{again}", file=sys.stderr)
+        print(f"\nstopped; continue with --resume --out {arguments.out or runs[0].folder.path}{again}", file=sys.stderr)
         return 130
-    for _, folder, _ in runs:
-        print(f"done: {folder.path}; next: python -m training.export {folder.path}")
+    for run in runs:
+        print(f"done: {run.folder.path}; next: python training/export.py {run.folder.path}")
     return 0
 
 

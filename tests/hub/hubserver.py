@@ -172,6 +172,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     fault: Fault
     body: bytes
+    _headers_buffer: list[bytes]  # of the base class
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -22,7 +22,7 @@ def main() -> int:
         wanted = f"huggingface-hub=={found[1]}"
         print(f"with {wanted}", flush=True)
         subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", wanted], check=True)
-        purelib = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        purelib = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
         packages = Path(subprocess.run(purelib, check=True, capture_output=True, text=True).stdout.strip())
         shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
         (packages / "shared.pth").write_text("\n".join(shared))  # comes after the environment's own

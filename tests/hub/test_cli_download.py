@@ -19,7 +19,8 @@ for arguments in {calls}:
 def run(hub: LocalHub, folder: Path, *calls: list[str]) -> list[tuple[int, list[str]]]:
     """Exit code and printed lines of each call; ``folder`` holds the cache, and the manifest if it is pinned."""
     out = finish(start(PROGRAM.format(calls=list(calls)), folder, HF_ENDPOINT=hub.endpoint))
-    results, lines = [], []
+    results: list[tuple[int, list[str]]] = []
+    lines: list[str] = []
     for line in out.splitlines():
         if line.startswith("> "):
             results.append((int(line[2:]), lines))

@@ -15,6 +15,7 @@ from hubserver import Fault, LocalHub, sha256
 
 from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
 from task_losses.discriminator import Architecture
+from task_losses.losses import LOSSES
 from task_losses.weights import MANIFEST, parse_manifest, serialize_weights, tensor_shapes
 
 IMAGES = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
@@ -268,11 +269,9 @@ def test_saving_is_canonical(loss: TaskLoss, tmp_path: Path) -> None:
     assert one["jpeg.safetensors"] == (tmp_path / "trained.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("task", ["sr", "denoise", "jpeg"])
+@pytest.mark.parametrize("task", LOSSES)
 def test_saving_a_released_loss_gives_its_file(task: str, released_files: dict[str, bytes], tmp_path: Path) -> None:
-    from task_losses import DenoiseLoss
-
-    released = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}[task]()
+    released = LOSSES[task]()
     released.save_pretrained(tmp_path)
     assert sha256((tmp_path / f"{task}.safetensors").read_bytes()) == released.weights_sha256
 

@@ -94,7 +94,9 @@ FAULTS = {
     "other bytes, same size": (Fault(FILE, flip=True), WeightsIntegrity, "expected sha256"),
     "other size": (Fault(FILE, method="GET", cut=10), WeightsIntegrity, "another size"),
 }
-SLOW_FAULTS = {  # seconds each: the patience of the probe, or the client's retries
+SLOW_FAULTS: dict[
+    str, tuple[Fault, type[WeightsError], str]
+] = {  # seconds each: the patience of the probe, or the client's retries
     "hanging": (Fault(FILE, hang=60), WeightsUnavailable, "check the network"),
     "dripping": (Fault(FILE, drip=0.05), WeightsUnavailable, "no answer within 3 s"),
     "truncated": (Fault(FILE, method="GET", keep=5000), WeightsUnavailable, "received 5000 bytes"),

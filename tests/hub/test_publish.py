@@ -191,7 +191,15 @@ def test_signing(hub: LocalHub, manifest: Path, run: Any, tmp_path: Path) -> Non
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    command = [publish.SIGNING_TOOL, "verify", "key", "--public_key", public, "--signature", folder / publish.SIGNATURE]
+    command: list[str | Path] = [
+        publish.SIGNING_TOOL,
+        "verify",
+        "key",
+        "--public_key",
+        public,
+        "--signature",
+        folder / publish.SIGNATURE,
+    ]
     command += ["--ignore-paths", folder / publish.SIGNATURE, folder]
     assert subprocess.run(command, capture_output=True).returncode == 0
     (folder / "README.md").write_text("changed")

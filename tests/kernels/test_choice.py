@@ -56,14 +56,14 @@ def test_compiled_operations_are_for_the_cpu():
 def test_each_objective_has_each_back_end():
     for objective in ("wgan-gp", "hinge"):
         for name in ("native", "reference", "autograd"):
-            update, line = updates_of(Config(objective=objective, kernels=name), CPU)
+            update, line = updates_of(Config(objective=objective, spectral_norm=False, kernels=name), CPU)
             assert line.startswith(name)
             assert callable(update)
 
 
 def test_settings_of_another_objective_are_refused():
     with pytest.raises(ValueError, match="leave out --spectral-norm, or use --objective hinge"):
-        Config(spectral_norm=True)
+        Config(objective="wgan-gp", spectral_norm=True)
     with pytest.raises(ValueError, match="objective must be wgan-gp or hinge, got 'least-squares'"):
         Config(objective="least-squares")
 

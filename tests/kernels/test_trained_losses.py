@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from task_losses import TaskLoss
 from training import export, train
 from training.images import open_image
 from training.run_folder import RunFolder
@@ -13,7 +14,7 @@ SMALL = ["--task", "denoise", "--scales", "4", "--longest-side", "64", "--channe
 
 def trained(folder, kernels, seed):
     assert train.main([*SMALL, "--kernels", kernels, "--seed", str(seed), "--out", str(folder)]) == 0
-    return export.TaskLoss(export.export(RunFolder(folder)))
+    return TaskLoss(export.export(RunFolder(folder)))
 
 
 def values(loss):

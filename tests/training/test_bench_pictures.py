@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -14,8 +15,11 @@ from study_results import write_cell
 
 from task_losses.pyramid import resize
 from training.bench.ablation import loss_weights
+from training.bench.ablation.recognition import PHOTOGRAPHS, photographs
 from training.bench.report import crops, figures
+from training.bench.report.rows import read_rows
 from training.bench.study import times
+from training.bench.study.conditions import add_condition_flags, conditions_of
 from training.bench.study.data import Picture
 from training.bench.study.data import test_pair as make_test_pair
 from training.bench.study.restoration import Recipe, save_network
@@ -47,16 +51,16 @@ def test_figures_show_every_loss(tmp_path: Path) -> None:
 def test_the_cost_of_a_loss_is_told_in_times_of_vgg(tmp_path: Path) -> None:
     for loss in ("l1", "vgg", "ours"):
         write_cell(tmp_path, "sr", loss)
-    rows = figures.read_rows(tmp_path, figures.conditions_of(figures_options()))
+    rows = read_rows(tmp_path, conditions_of(figures_options()))
     noted = {row.label: time for row, time in figures._cost_points(rows["sr"], "ours", None)}
     assert noted == pytest.approx({"l1": 0.001 / 0.9, "vgg": 1.0, "ours": 0.2 / 0.9})
     measured = {row.label: time for row, time in figures._cost_points(rows["sr"], "ours", {"vgg": 2.0, "ours": 0.5})}
     assert measured == {"vgg": 1.0, "ours": 0.25}
 
 
-def figures_options() -> figures.argparse.Namespace:
-    parser = figures.argparse.ArgumentParser()
-    figures.add_condition_flags(parser)
+def figures_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_condition_flags(parser)
     return parser.parse_args([])
 
 
@@ -73,7 +77,7 @@ def test_crops_show_what_the_saved_networks_make(tmp_path: Path, capsys: pytest.
         path = write_cell(tmp_path, "sr", loss, recipe=SMALL)
         network = make_restorer("sr", 4, 2, seed=0)  # adds nothing yet to the bicubic upscaling of its input
         if loss == "ours":
-            torch.nn.init.constant_(network.tail.bias, -0.25)
+            torch.nn.init.constant_(network.get_parameter("tail.bias"), -0.25)
         save_network(network, path.with_suffix(".safetensors"))
     assert crops.main([str(tmp_path), "--images", str(tmp_path), *FLAGS]) == 0
     assert "vgg is left out" in capsys.readouterr().err
@@ -107,8 +111,8 @@ def test_every_crop_lies_within_its_photograph() -> None:
 
 def test_the_weight_of_equal_pull_makes_the_gradients_equally_long() -> None:
     found = loss_weights.weights_of_equal_pull(torch.nn.functional.mse_loss, "sr", resize, side=48)
-    assert len(found) == len(loss_weights.PHOTOGRAPHS)
-    image = Picture("skimage:astronaut", loss_weights.photographs(48)[0])
+    assert len(found) == len(PHOTOGRAPHS)
+    image = Picture("skimage:astronaut", photographs(48)[0])
     degraded, reference = make_test_pair("sr", image, crop=48, level=4)
     restored = resize(degraded, (48, 48))
     # By hand: L1's gradient has length 1 / sqrt(n), that of the mean square 2 |error| / n.

@@ -52,7 +52,7 @@ def test_only_shared_seeds_and_images_count() -> None:
 HARD = np.random.default_rng(0).normal(0, 3, (2, 30))  # moves the images' PSNR, not the differences
 
 
-def points(*pairs: tuple[float, float]) -> list[tuple[dict, dict]]:
+def points(*pairs: tuple[float, float]) -> list[tuple[dict[tuple[int, str], float], dict[tuple[int, str], float]]]:
     """A front through (PSNR, metric)."""
     return [(scores_of(HARD + psnr), scores_of(np.full_like(HARD, value))) for psnr, value in pairs]
 

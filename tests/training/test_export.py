@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from task_losses import TaskLoss, WeightsError
 from training import export, train
-from training.networks import Discriminator
+from training.networks import Block, Discriminator
 from training.run_folder import RunFolder
+from training.scale import Scale
 
 SMALL = ["--task", "jpeg", "--scales", "2", "--longest-side", "24", "--channels", "4", "--steps", "4"]
 
@@ -26,8 +27,9 @@ def lively(width=6):
     torch.manual_seed(0)
     discriminator = Discriminator(width)
     for block in discriminator.blocks:
-        torch.nn.init.normal_(block.norm.running_mean)
-        torch.nn.init.uniform_(block.norm.running_var, 0.2, 3)
+        assert isinstance(block, Block)
+        torch.nn.init.normal_(block.norm.get_buffer("running_mean"))
+        torch.nn.init.uniform_(block.norm.get_buffer("running_var"), 0.2, 3)
         torch.nn.init.normal_(block.norm.bias)
     return discriminator.eval().double()
 
@@ -71,10 +73,10 @@ def test_the_manifest_entry_describes_the_file(finished):
 def test_the_command_in_the_entry_makes_the_same_weights(finished, tmp_path):
     export.export(finished)
     entry = json.loads((finished.path / "manifest_entry.json").read_text())
-    flags = entry["command"].removeprefix("python -m training.train ").split()
+    flags = entry["command"].removeprefix("python training/train.py ").split()
     assert train.main(["--out", str(tmp_path), *flags]) == 0
-    weights = [TaskLoss(export.export(folder)).discriminators[1].weight2 for folder in (finished, RunFolder(tmp_path))]
-    assert torch.equal(*weights)
+    one, other = (TaskLoss(export.export(folder)).discriminators[1] for folder in (finished, RunFolder(tmp_path)))
+    assert torch.equal(one.get_buffer("weight2"), other.get_buffer("weight2"))
 
 
 def test_features_that_differ_are_caught(finished, monkeypatch):
@@ -92,7 +94,7 @@ def test_features_that_differ_are_caught(finished, monkeypatch):
 
 def test_an_unfinished_run_is_refused(tmp_path, monkeypatch, capsys):
     count = 0
-    honest = train.Scale.step
+    honest = Scale.request
 
     def dying(self, *arguments):
         nonlocal count
@@ -101,7 +103,7 @@ def test_an_unfinished_run_is_refused(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return honest(self, *arguments)
 
-    monkeypatch.setattr(train.Scale, "step", dying)
+    monkeypatch.setattr(Scale, "request", dying)
     assert train.main(["--out", str(tmp_path), *SMALL]) == 130
     assert export.main([str(tmp_path)]) == 2
     assert "has finished 1 of 2 scales" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """One command makes all weights."""
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -12,14 +11,16 @@ import pytest
 from task_losses import TaskLoss
 from task_losses.weights import manifest
 from training import release, train
-from training.config import Config, add_flags, given_settings
+from training.config import Config
+from training.recipes import RECIPES
+from training.scale import Scale
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--scales", "2", "--longest-side", "22", "--channels", "4", "--checkpoint-every", "1000"]
 
 
 def test_all_weights_come_from_one_command(tmp_path, monkeypatch):
-    monkeypatch.setitem(release.RECIPES, "denoise", ["--steps", "3"])
+    monkeypatch.setitem(RECIPES, "denoise", {"steps": 3})
     assert release.main(["--out", str(tmp_path), "--tasks", "sr", "denoise", *SMALL, "--steps", "2"]) == 0
     for task in ("sr", "denoise"):
         loss = TaskLoss(tmp_path / task / f"{task}.safetensors")
@@ -45,8 +46,8 @@ def test_nothing_is_released_before_all_are_trained(tmp_path, monkeypatch):
 
 def test_given_again_it_goes_on(tmp_path, monkeypatch):
     steps = []
-    honest = train.Scale.step
-    monkeypatch.setattr(train.Scale, "step", lambda *arguments: steps.append(1) or honest(*arguments))
+    honest = Scale.begin_step
+    monkeypatch.setattr(Scale, "begin_step", lambda *arguments: steps.append(1) or honest(*arguments))
     flags = ["--out", str(tmp_path), "--tasks", "sr", *SMALL, "--steps", "2"]
     assert release.main(flags) == 0
     made = len(steps)
@@ -60,24 +61,23 @@ def test_tasks_without_a_recipe_are_refused(capsys):
     assert "invalid choice: 'rain'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("task", release.RECIPES)
-def test_the_recipes_are_those_of_the_released_weights(task):
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-
-    def config(flags):
-        return Config(**given_settings(parser.parse_args(flags)))
-
-    command = shlex.split(manifest()["weights"][task]["command"])
-    assert command[:3] == ["python", "-m", "training.train"]
-    assert config(["--task", task, *release.RECIPES[task]]) == config(command[3:])
+@pytest.mark.parametrize("task", RECIPES)
+def test_a_task_by_itself_is_the_recipe_of_its_released_weights(task, capsys, tmp_path, monkeypatch):
+    """The file holds every setting that made it; the manifest's command must mean just these."""
+    monkeypatch.chdir(tmp_path)
+    entry = manifest()["weights"][task]
+    command, file = shlex.split(entry["command"]), ROOT / "task_losses" / "weights" / entry["filename"]
+    assert command == ["python", "training/train.py", "--task", task]
+    assert train.main([*command[2:], "--dry-run"]) == 0
+    printed = Config.from_dict(json.loads(capsys.readouterr().out))
+    assert printed == Config.from_dict(TaskLoss(file).weights_info["config"])
 
 
 @pytest.mark.parametrize("task", ["sr", "denoise", pytest.param("jpeg", marks=pytest.mark.slow)])
 def test_a_recipe_needs_less_than_two_gigabytes(task, tmp_path):
     """All scales at full size; more steps would take no more. In a process of its own, which measures itself."""
     pytest.importorskip("resource", reason="this system does not tell how much memory a process took")
-    flags = ["--task", task, *release.RECIPES[task], "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    flags = ["--task", task, "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
     code = (
         "import resource, sys; from training import train; assert train.main(sys.argv[1:]) == 0; "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

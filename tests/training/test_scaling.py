@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ from task_losses.discriminator import FrozenDiscriminator
 from training.config import Config
 from training.scaling import distances, feature_scale, scaled
 
-SMALL = {"scales": 2, "longest_side": 48, "channels": (4,), "task": "denoise", "upscale": False}
+SMALL: dict[str, Any] = {"scales": 2, "longest_side": 48, "channels": (4,), "task": "denoise", "upscale": False}
 
 
 def random_layers(config, magnitude):

@@ -1,4 +1,4 @@
-"""A variant of a task's released recipe, and the loss that it makes."""
+"""A task's released recipe with something changed, and the loss that it makes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import task_losses
-from task_losses.losses import RESOLUTIONS
+from task_losses.files import write_file
+from task_losses.losses import LOSSES, RESOLUTIONS
 from task_losses.weights import manifest_entry
 from training import export
 from training.bench.ablation.averaged import AveragedScale
-from training.bench.ablation.recognition import recipe_of
 from training.bench.study.forms import reweighted
-from training.bench.study.peers import OURS
+from training.bench.study.ours import recipe_of
 from training.bench.study.restoration import short_hash
 from training.config import INDIFFERENT, Config
 from training.run_folder import RunFolder
-from training.train import train_together
+from training.scale import Scale
+from training.train import Run, train_runs
 
 
 @dataclass(frozen=True)
-class Variant:
+class Altered:
     """Settings, and what no setting says.
 
     Attributes:
@@ -62,7 +63,7 @@ class Variant:
                 raise ValueError(message)
 
     @classmethod
-    def of(cls, recipe: Config, changes: Mapping[str, Any]) -> Variant:
+    def of(cls, recipe: Config, changes: Mapping[str, Any]) -> Altered:
         """A recipe with changed values of settings, or of this class.
 
         Raises:
@@ -75,35 +76,35 @@ class Variant:
 
 def released(task: str) -> Config:
     """The recipe of the released weights."""
-    return recipe_of(OURS[task]())
+    return recipe_of(LOSSES[task]())
 
 
-def loss_of(variant: Variant, runs: Path) -> str:
+def loss_of(altered: Altered, runs: Path) -> str:
     """The loss, by a name that :func:`training.bench.study.peers.find_peer` knows; trained and exported if need be.
 
     Args:
         runs: folder for trainings and weight files.
     """
-    path = weights_of(variant, runs)
-    kind = "unit" if variant.unit_features else "file"
-    return f"{kind}:{path}" if variant.resolution == "pyramid" else f"{kind}:{path}@{variant.resolution}"
+    path = weights_of(altered, runs)
+    kind = "unit" if altered.unit_features else "file"
+    return f"{kind}:{path}" if altered.resolution == "pyramid" else f"{kind}:{path}@{altered.resolution}"
 
 
-def weights_of(variant: Variant, runs: Path) -> Path:
-    """The weight file of a variant: the released one where its critics and form are those."""
-    config = variant.config
-    if config == released(config.task) and not variant.average and not variant.anew:
+def weights_of(altered: Altered, runs: Path) -> Path:
+    """Its weight file: the released one where its critics and form are those."""
+    config = altered.config
+    if config == released(config.task) and not altered.average and not altered.anew:
         filename: str = manifest_entry(config.task)["filename"]
         path = Path(task_losses.__file__).parent / "weights" / filename
     else:
-        path = _trained(config, variant.average, runs)
-    weighing = {name: getattr(variant, name) for name in ("scale_growth", "equal_scales", "tap_weights")}
-    if weighing == {name: getattr(Variant, name) for name in weighing}:
+        path = _trained(config, altered.average, runs)
+    weighing = {name: getattr(altered, name) for name in ("scale_growth", "equal_scales", "tap_weights")}
+    if weighing == {name: getattr(Altered, name) for name in weighing}:
         return path
     data = reweighted(path.read_bytes(), **weighing)
     result = runs / f"{config.task}-reweighted-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
     runs.mkdir(parents=True, exist_ok=True)
-    export.write_whole(result, data)
+    write_file(result, data)
     return result
 
 
@@ -118,11 +119,9 @@ def _trained(config: Config, average: float, runs: Path) -> Path:
             checkpoint = folder.load_checkpoint() if folder.checkpoint_path.exists() else None
             if checkpoint is None:
                 shutil.rmtree(folder.path, ignore_errors=True)  # what a kill before the first checkpoint left
-                folder.create(config)
-            else:
-                folder.resume_logs(config, checkpoint["scale"] * config.steps + checkpoint["step"])
-            make_scale = partial(AveragedScale, decay=average) if average else None
-            train_together([(config, folder, checkpoint)], make_scale)
+            run = Run(config, folder, checkpoint)
+            run.open()
+            train_runs([run], partial(AveragedScale, decay=average) if average else Scale)
             export.export(folder, form=form).replace(path)
     return path
 

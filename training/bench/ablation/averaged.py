@@ -5,7 +5,7 @@ As Yazici et al., ICLR 2019, arXiv 1806.04498, do with a generator's weights.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from training.config import Config
 from training.objectives import spectrally_normalised
-from training.train import Scale
-from training.updates import Judged, Request
+from training.scale import Scale
+from training.updates import Judged
 
 
 class AveragedScale(Scale):
@@ -28,15 +28,16 @@ class AveragedScale(Scale):
 
     def __init__(self, config: Config, scale: int, device: torch.device, *, decay: float) -> None:
         super().__init__(config, scale, device)
-        self.decay = decay
+        self.decay, self.count = decay, 0
         self.average: dict[str, Tensor] = {}
 
-    def step(
-        self, real: Tensor, distorted: Tensor, step: int, draws: torch.Generator
-    ) -> Generator[Request, Judged | None, dict[str, Tensor]]:
-        losses = yield from super().step(real, distorted, step, draws)
-        self.average = averaged(self.average, self.networks["discriminator"].state_dict(), self.decay, step + 1)
-        return losses
+    def begin_step(self, step: int) -> None:
+        super().begin_step(step)
+        self.count = step + 1
+
+    def losses(self, judged: Judged, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        self.average = averaged(self.average, self.critic.state_dict(), self.decay, self.count)
+        return super().losses(judged, real, fake)
 
     def outcome(self) -> dict[str, Tensor]:
         return spectrally_normalised(self.average) if self.config.spectral_norm else self.average

@@ -23,12 +23,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
 from task_losses.pyramid import resize
 from training.bench.ablation.recognition import PHOTOGRAPHS, photographs
-from training.bench.report.rows import Rows, add_condition_flags, conditions_of, read_rows
-from training.bench.report.tables import table
+from training.bench.markdown import table
+from training.bench.report.rows import Rows, read_rows
 from training.bench.study import peers
 from training.bench.study.cells import restore
+from training.bench.study.conditions import add_condition_flags, conditions_of
 from training.bench.study.data import LEVELS, TASKS, Picture, test_pair
 from training.bench.study.restoration import Loss, loss_and_gradient
 from training.bench.study.restorers import make_restorer

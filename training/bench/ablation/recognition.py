@@ -10,19 +10,26 @@ higher; by chance it is one half.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
+from task_losses import JPEGLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.losses import LOSSES
+from training.bench.markdown import table
+from training.bench.study.ours import recipe_of
 from training.config import Config
 from training.distortions import make_adversary
 from training.images import open_image, starts_and_levels
 
-RELEASED: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
 PHOTOGRAPHS = ("skimage:astronaut", "skimage:coffee", "skimage:rocket")
 DRAWS = 3  # of the distortion's strength, for each photograph and scale
 
@@ -32,11 +39,6 @@ def photographs(side: int = 256) -> list[Tensor]:
     images = [open_image(name)[0] for name in PHOTOGRAPHS]
     corners = [((x.shape[2] - side) // 2, (x.shape[3] - side) // 2) for x in images]
     return [x[..., t : t + side, u : u + side] for x, (t, u) in zip(images, corners, strict=True)]
-
-
-def recipe_of(loss: TaskLoss) -> Config:
-    """The settings that a loss was trained with."""
-    return Config.from_dict(loss.weights_info["config"])
 
 
 @torch.no_grad()
@@ -71,21 +73,25 @@ def random_losses(count: int) -> list[TaskLoss]:
     return losses
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.bench.ablation.recognition",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="weight files to try besides the released ones")
+    files = parser.parse_args(arguments).files
     images = [open_image(name)[0] for name in PHOTOGRAPHS]
-    recipes = {task: recipe_of(kind()) for task, kind in RELEASED.items()}
+    released = {task: kind() for task, kind in LOSSES.items()}
 
-    def row(loss: TaskLoss) -> list[float]:
-        return [recognition(loss, config, images) for config in recipes.values()]
+    def shares(loss: TaskLoss) -> list[float]:
+        return [recognition(loss, recipe_of(of_task), images) for of_task in released.values()]
 
-    print("| recognised by | " + " | ".join(f"{task}'s adversary" for task in recipes) + " |")
-    print("|---" * (len(recipes) + 1) + "|")
-    by_random = list(zip(*map(row, random_losses(8)), strict=True))
-    print("| random weights, 8 seeds | " + " | ".join(f"{min(s):.2f} to {max(s):.2f}" for s in by_random) + " |")
-    named: list[tuple[str, TaskLoss]] = [(kind.__name__, kind()) for kind in RELEASED.values()]
-    named += [(path, TaskLoss(path)) for path in sys.argv[1:]]
-    for name, loss in named:
-        print(f"| {name} | " + " | ".join(f"{share:.2f}" for share in row(loss)) + " |")
+    by_random = zip(*map(shares, random_losses(8)), strict=True)
+    rows = [["random weights, 8 seeds", *(f"{min(each):.2f} to {max(each):.2f}" for each in by_random)]]
+    named = [(type(loss).__name__, loss) for loss in released.values()] + [(path, TaskLoss(path)) for path in files]
+    rows += [[name, *(f"{share:.2f}" for share in shares(loss))] for name, loss in named]
+    print(table(["recognised by", *(f"{task}'s adversary" for task in released)], rows))
 
 
 if __name__ == "__main__":

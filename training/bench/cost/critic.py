@@ -14,12 +14,16 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from training.bench.cost.memory import peak_memory
 from training.config import Config

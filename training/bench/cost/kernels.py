@@ -26,6 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
 from task_losses.discriminator import SLOPE
 from training.adam import adam
 from training.bench.cost.memory import peak_memory

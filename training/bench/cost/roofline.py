@@ -3,31 +3,28 @@
     python -m training.bench.cost.roofline                 # the default recipe's scales
     python -m training.bench.cost.roofline --sizes 250x250 --channels 64 --precision bf16
 
-Updates run on tensors without data. Each operation or kernel counts as one launch that reads its inputs and writes its
-outputs once; convolutions count their multiplications and additions. An update takes no less than its bytes take at the
-device's bandwidth, its arithmetic at the device's peak, or its launches one after the other. Real kernels reach neither
-peak, and what stays in a cache needs no bandwidth: so this is an estimate, not a measurement.
+An update takes no less than its bytes take at the device's bandwidth, its arithmetic at the device's peak, or its
+launches one after the other; all three are counted by ``training.bench.cost.counts``. Real kernels reach neither peak,
+and what stays in a cache needs no bandwidth: so this is an estimate, not a measurement.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
 
+from training.bench.cost import counts
+from training.bench.cost.counts import WGAN_GP, Counts, Size
+from training.bench.markdown import table
 from training.config import Config
 from training.images import open_image, pyramid
 from training.kernels.triton.optional import TRITON_INSTALLED
-from training.networks import Discriminator, Generator, Network
-from training.objectives import critic_loss, generator_loss
 
 # Seconds that a launch takes at least: issued one by one from Python, and as a node of a CUDA graph. Assumed.
 EAGER_LAUNCH, GRAPH_LAUNCH = 6e-6, 1e-6
@@ -54,152 +51,52 @@ DEVICES = (
 )
 
 
-@dataclass(frozen=True)
-class Work:
-    """What an update launches, moves (bytes) and computes (floating point operations)."""
+def least_time(work: Counts, device: Device, arithmetic: str, launch: float) -> tuple[float, str]:
+    """Seconds, and what sets them.
 
-    launches: int
-    bytes: int
-    flop: int
-
-    def seconds(self, device: Device, arithmetic: str, launch: float) -> tuple[float, str]:
-        """The least time, and what sets it."""
-        bounds = {
-            "memory": self.bytes / device.bandwidth,
-            "arithmetic": self.flop / device.peaks[arithmetic],
-            "launches": self.launches * launch,
-        }
-        name = max(bounds, key=lambda key: bounds[key])
-        return bounds[name], name
-
-
-def eager_work(channels: int, size: tuple[int, int], shared_norm: bool = True) -> Work:
-    """Of the update by autograd and Adam, operation by operation."""
-    critic = Discriminator(channels).to("meta")
-    real, fake = (torch.empty(1, 3, *size, device="meta") for _ in range(2))
-    return _of_updates(critic, lambda: critic_loss(critic, real, fake, 0.5, 0.1, shared_norm).total)
-
-
-def generator_work(channels: int, size: tuple[int, int]) -> Work:
-    """Of a generator's update, which is autograd's with every back end, and of the fake that it makes before."""
-    critic, made = Discriminator(channels).to("meta"), Generator(channels).to("meta")
-    real, distorted = (torch.empty(1, 3, *size, device="meta") for _ in range(2))
-
-    def loss() -> Tensor:
-        with torch.no_grad():
-            made(distorted)
-        return generator_loss(critic, real, made(distorted), 10.0).total
-
-    return _of_updates(made, loss)
-
-
-def _of_updates(network: Network, loss: Callable[[], Tensor]) -> Work:
-    optimizer = torch.optim.Adam(network.parameters(), foreach=True)  # as torch chooses on a device
-
-    def update() -> None:
-        parameters = list(network.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss(), parameters), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-
-    update()  # the first one makes Adam's state
-    return _of_operations(update)
-
-
-def fused_work(channels: int, size: tuple[int, int], precision: str, shared_norm: bool = True) -> Work:
-    """Of the update by the Triton kernels and a fused Adam.
-
-    Raises:
-        RuntimeError: triton is not installed.
+    Args:
+        arithmetic: a kind of those in ``device.peaks``.
+        launch: seconds that one launch takes.
     """
-    if not TRITON_INSTALLED:
-        raise RuntimeError("the kernels' launches cannot be counted without triton: pip install triton")
-    from training.kernels import reference
-    from training.kernels.triton.launch import watch
-    from training.kernels.triton.parameters import Layout
-    from training.kernels.triton.step import launch_step
-
-    critic = Discriminator(channels).to("meta")
-    parameters = list(critic.parameters())
-    layout = Layout.of(parameters)
-    flat, settings = torch.empty(1, layout.total, device="meta"), torch.empty(1, 2, device="meta")
-    real, fake = (torch.empty(1, 1, 3, *size, device="meta") for _ in range(2))
-    moved: list[int] = []
-    with watch(lambda started: moved.append(_bytes(started.arguments))):
-        launch_step(flat, layout, real, fake, settings, shared_norm, precision, arch=90)
-    # Parameters are copied into one row; Adam, in two launches, reads them, gradients and two moments, and writes all
-    # but the gradients.
-    around = (2 + 7) * flat.numel() * flat.itemsize
-    explicit = _of_operations(lambda: reference.critic_gradients(parameters, real[0], fake[0], 0.5, 0.1, shared_norm))
-    return Work(len(moved) + 3, sum(moved) + around, explicit.flop)
+    bounds = {
+        "memory": work.bytes / device.bandwidth,
+        "arithmetic": work.flop / device.peaks[arithmetic],
+        "launches": work.launches.total() * launch,
+    }
+    name = max(bounds, key=lambda key: bounds[key])
+    return bounds[name], name
 
 
-class _Operations(TorchDispatchMode):
-    """Counts operations on the device that compute, and the bytes of their inputs and outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches = self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        moved = _bytes((args, kwargs, result))
-        returns = func._schema.returns
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-        if moved and not is_view and not str(func).startswith(("aten.empty", "aten.new_empty", "aten.detach")):
-            self.launches += 1
-            self.bytes += moved
-        return result
-
-
-def _bytes(values: Any) -> int:
-    """Of the distinct tensors without data in nested lists and dictionaries."""
-    tensors = {id(leaf): leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_meta}
-    return sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
-
-
-def _of_operations(update: Callable[[], object]) -> Work:
-    with FlopCounterMode(display=False) as arithmetic, _Operations() as operations:
-        update()
-    return Work(operations.launches, operations.bytes, arithmetic.get_total_flops())
-
-
-def recipe_sizes(config: Config) -> list[tuple[int, int]]:
+def recipe_sizes(config: Config) -> list[Size]:
     """Heights and widths of the levels that a configuration trains on, coarse to fine."""
     image, _ = open_image(config.image, config.image_licence)
     levels = pyramid(image, config.scales, config.ratio, config.longest_side)[1:]
     return [(level.shape[2], level.shape[3]) for level in levels]
 
 
-def table(sizes: list[tuple[int, int]], channels: int, precisions: Sequence[str], generator: bool) -> str:
-    """The estimate as Markdown."""
+def estimates(sizes: Sequence[Size], channels: int, precisions: Sequence[str], generator: bool) -> str:
+    """A table in Markdown."""
     head = ["size", "update", "launches", "MB", "GFLOP", *(f"{device.name}: ms, bound by" for device in DEVICES)]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines = []
     for size in sizes:
-        eager = eager_work(channels, size)
+        eager = counts.autograd(WGAN_GP, channels, size)
         rows = [
             ("autograd", eager, EAGER_LAUNCH, "fp32"),
             ("autograd in a CUDA graph", eager, GRAPH_LAUNCH, "fp32"),
         ]
         for precision in precisions if TRITON_INSTALLED else ():
-            fused = fused_work(channels, size, precision)
+            fused = counts.fused(WGAN_GP, channels, size, precision)
             rows.append((f"kernels in a CUDA graph, {precision}", fused, GRAPH_LAUNCH, PRECISIONS[precision]))
         if generator:
-            work = generator_work(channels, size)
+            work = counts.generator(channels, size)
             rows.append(("generator, autograd", work, EAGER_LAUNCH, "fp32"))
             rows.append(("generator, if it were in a CUDA graph", work, GRAPH_LAUNCH, "fp32"))
         for name, work, launch, arithmetic in rows:
-            bounds = [work.seconds(device, arithmetic, launch) for device in DEVICES]
-            cells = [
-                f"{size[0]}x{size[1]}",
-                name,
-                str(work.launches),
-                f"{work.bytes / 1e6:.1f}",
-                f"{work.flop / 1e9:.2f}",
-            ]
-            cells += [f"{seconds * 1e3:.3f}, {bound}" for seconds, bound in bounds]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            bounds = [least_time(work, device, arithmetic, launch) for device in DEVICES]
+            counted = [str(work.launches.total()), f"{work.bytes / 1e6:.1f}", f"{work.flop / 1e9:.2f}"]
+            times = [f"{seconds * 1e3:.3f}, {bound}" for seconds, bound in bounds]
+            lines.append([f"{size[0]}x{size[1]}", name, *counted, *times])
+    return table(head, lines)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -230,13 +127,13 @@ def main(argv: list[str] | None = None) -> int:
     for device in DEVICES:
         peaks = ", ".join(f"{peak / 1e12:g} TFLOP/s {kind}" for kind, peak in device.peaks.items())
         print(f"{device.name}: {device.bandwidth / 1e9:g} GB/s, {peaks}")
-    print("\n" + table(sizes, arguments.channels, arguments.precision, arguments.generator))
+    print("\n" + estimates(sizes, arguments.channels, arguments.precision, arguments.generator))
     if not TRITON_INSTALLED:
         print("\nThe kernels' rows need triton: pip install triton")
     return 0
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(text: str) -> Size:
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 11):
         raise ValueError(f"--sizes {text}: expected HxW, each 11 or more, such as 250x250")

@@ -15,57 +15,32 @@ import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from task_losses import JPEGLoss, SRLoss
 from training.bench.authors import AuthorsLoss
+from training.bench.cost.turns import take_turns
+from training.bench.markdown import table
+from training.bench.trunks import TrunkLoss, vgg16
 from training.provenance import machine
 
 SHAPES = ((1, 3, 256, 256), (8, 3, 96, 96))
 MEMORY_SHAPE = (1, 3, 512, 512)
 
 
-class VGGLoss(nn.Module):
-    """The trunk of VGG16 to relu4_3 (Simonyan & Zisserman 2015), mean squared differences after each block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList()
-        inputs = 3
-        for block, (width, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3)]):
-            layers: list[nn.Module] = [nn.MaxPool2d(2)] if block else []
-            for _ in range(count):
-                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
-                inputs = width
-            self.blocks.append(nn.Sequential(*layers))
-        self.requires_grad_(False).eval()
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        results = []
-        for block in self.blocks:
-            x = block(x)
-            results.append(x)
-        return results
-
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        with torch.no_grad():
-            references = self.features(target)
-        pairs = zip(self.features(pred), references, strict=True)
-        return torch.stack([F.mse_loss(x, y) for x, y in pairs]).sum()
-
-
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "ours": lambda: JPEGLoss(pretrained=False),  # DenoiseLoss has the same shape
     "ours, SRLoss": lambda: SRLoss(pretrained=False),
     "ours, every discriminator at full resolution": lambda: JPEGLoss(pretrained=False, resolution="full"),
-    "VGG16, 4 blocks": VGGLoss,
+    "VGG16, 4 blocks": lambda: TrunkLoss(vgg16()),
     "authors' algorithm": AuthorsLoss,
 }
 
@@ -99,20 +74,6 @@ def time_losses(shape: tuple[int, ...], rounds: int, device: str) -> dict[str, d
     }
 
 
-def take_turns(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round of each step."""
-    for step in steps.values():  # warm up: thread pools, kernel selection
-        step()
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def step_memory(name: str, device: str) -> float:
     """Peak memory of a step above what was held before it, in MB. Meant to run in a process of its own."""
     make_step(name, (1, 3, 128, 128), device)()  # libraries and thread pools are no part of the step
@@ -135,23 +96,22 @@ def _resident_kilobytes(field: str) -> int:
 
 def measure_memory(device: str) -> dict[str, float]:
     def in_own_process(name: str) -> float:
-        command = [sys.executable, "-m", "training.bench.cost.speed", "--memory-of", name, "--device", device]
+        command = [sys.executable, __file__, "--memory-of", name, "--device", device]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     return {name: in_own_process(name) for name in LOSSES}
 
 
-def report(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any]) -> str:
     """The results as Markdown tables."""
-    lines = []
+    tables = []
     for shape, rows in results["time"].items():
-        lines += [f"| one step, {shape} | ms | times ours |", "|---|---|---|"]
-        lines += [f"| {name} | {row['milliseconds']:.0f} | {row['times_ours']:.2f} |" for name, row in rows.items()]
-        lines.append("")
+        lines = [[name, f"{row['milliseconds']:.0f}", f"{row['times_ours']:.2f}"] for name, row in rows.items()]
+        tables.append(table([f"one step, {shape}", "ms", "times ours"], lines))
     memory = results["memory_mb"]
-    lines += [f"| memory of one step, {'x'.join(map(str, MEMORY_SHAPE))} | MB | times ours |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.0f} | {value / memory['ours']:.2f} |" for name, value in memory.items()]
-    return "\n".join(lines)
+    lines = [[name, f"{value:.0f}", f"{value / memory['ours']:.2f}"] for name, value in memory.items()]
+    tables.append(table([f"memory of one step, {'x'.join(map(str, MEMORY_SHAPE))}", "MB", "times ours"], lines))
+    return "\n\n".join(tables)
 
 
 def main() -> None:
@@ -171,7 +131,7 @@ def main() -> None:
         "x".join(map(str, shape)): time_losses(shape, arguments.rounds, arguments.device) for shape in SHAPES
     }
     results["memory_mb"] = measure_memory(arguments.device)
-    print(report(results))
+    print(render(results))
     print(json.dumps(results["machine"]))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

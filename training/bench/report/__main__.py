@@ -1,159 +1,50 @@
-"""The figures in the documentation, made from the committed result files.
+"""Tables and verdicts of a study: all cells of its folder that were made and measured under the same conditions.
 
-    python -m training.bench.report           # writes docs/results.md, and the tables inside other pages
-    python -m training.bench.report --check   # tells which pages no longer say what the result files do
+    python -m training.bench.report RESULTS [--ours LABEL] [--baselines LABEL ...] [--speed FILE]
 
-A page holds a table between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; prose around it is written by hand.
+Writes ``tables.md`` and, beside it, ``verdicts.md``. Give the flags for conditions that the study was made with.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from training.bench.ablation import ablations
-from training.bench.report.rows import Conditions, Row, Rows, candidates, read_rows
-from training.bench.report.tables import column_title, difference, means, render, shared_seeds, shown, table
-from training.bench.report.verdicts import render_cost, render_verdicts
-from training.bench.study import peers
-from training.bench.study.metrics import METRICS
-from training.bench.study.restoration import Recipe
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-ROOT = Path(__file__).parents[3]
-RESULTS = Path(__file__).parents[1] / "results"
-STUDY = Conditions(Recipe(start_steps=10000, steps=240), crop=192)
-# What only the rows of SUMMARY_ROWS were measured by: the test levels besides the first, and further metrics.
-OTHER_LEVELS = ({"denoise": (15,), "jpeg": (20,)}, {"denoise": (50,), "jpeg": (40,)})
-OTHER_METRICS = ("gmsd", "haarpsi", "vsi")
-BASELINES = ("l1", "random", "authors@full", "vgg")
-OURS = candidates(["ours"])
-NAMES = {task: kind.__name__ for task, kind in peers.OURS.items()}
-TITLES = {"sr": "SR x4", "denoise": "Denoising, sigma 25", "jpeg": "JPEG, quality 10"}
-
-SUMMARY_METRICS = ("psnr", "stlpips", "cvvdp")
-SUMMARY_ROWS = {
-    "l1": "L1",
-    "mse": "MSE",
-    "random": "random weights of the same shape",
-    "vgg": "VGG stand-in",
-    "authors@full": "the authors' weights, their rule",
-    "ours": "**the task's loss**",
-    "ours + L1, 1": "**L1 and the task's loss, at equal pull**",
-}
-ALL_RESULTS = """\
-# Every result of the quality benchmark
-
-Made by `python -m training.bench.report` from the files in `training/bench/results/quality`; what the rows and columns
-are, and what follows, is in [benchmarks.md](benchmarks.md).
-
-"""
-
-
-def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
-    """What each page that holds results should be: path -> text.
-
-    Raises:
-        ValueError: a page lacks the place for a table.
-    """
-    sections = {f"means {task}": means(rows, STUDY.metrics) for task, rows in rows_of_tasks.items()}
-    for task, rows in rows_of_tasks.items():
-        sections[f"claims {task}"] = render_verdicts({task: rows}, STUDY, OURS).partition("\n\n")[2].strip()
-    speed = RESULTS / "speed-cpu.json"
-    sections["claims cost"] = render_cost(speed)
-    benchmarks, readme, guide = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "which_loss.md"
-    ablations_page = ROOT / "docs" / "ablations.md"
-    return {
-        ROOT / "docs" / "results.md": ALL_RESULTS
-        + render(rows_of_tasks, STUDY, BASELINES, costs=False)
-        + "".join("\n" + part for part in further_results()),
-        benchmarks: splice(benchmarks.read_text(encoding="utf-8"), sections),
-        readme: splice(readme.read_text(encoding="utf-8"), {"summary": summary(rows_of_tasks)}),
-        ablations_page: splice(
-            ablations_page.read_text(encoding="utf-8"),
-            {
-                f"ablations {folder.name}": ablations.render(folder, STUDY.metrics).strip().replace("## ", "### ")
-                for folder in sorted((RESULTS / "ablations").iterdir())
-            },
-        ),
-        guide: splice(guide.read_text(encoding="utf-8"), {"against L1": against_l1(rows_of_tasks)}),
-    }
-
-
-def further_results() -> Iterator[str]:
-    """Tables at the other test levels, and by other metrics."""
-    conditions = [replace(STUDY, levels={**STUDY.levels, **levels}) for levels in OTHER_LEVELS]
-    for other in (*conditions, replace(STUDY, metrics=OTHER_METRICS)):
-        changed = [task for task in STUDY.levels if other.levels[task] != STUDY.levels[task]] or list(STUDY.levels)
-        rows_of_tasks = {task: rows for task, rows in read_rows(RESULTS / "quality", other).items() if task in changed}
-        measured = {
-            task: {label: row for label, row in rows.items() if row.scores.keys() >= set(other.metrics)}
-            for task, rows in rows_of_tasks.items()
-        }
-        yield render(measured, other, ("l1",), costs=False)
-
-
-def splice(text: str, sections: Mapping[str, str]) -> str:
-    """The text with new content between the marks of each section.
-
-    Raises:
-        ValueError: a section's marks are not there exactly once.
-    """
-    for name, content in sections.items():
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        if (count := len(pattern.findall(text))) != 1:
-            raise ValueError(f"expected {begin} ... {end} once in the page, found it {count} times")
-        text = pattern.sub(lambda _, new=f"{begin}\n\n{content}\n\n{end}": new, text)  # type: ignore[misc]
-    return text
-
-
-def summary(rows_of_tasks: Mapping[str, Rows]) -> str:
-    """One line for each of the main losses, one column for each task."""
-    head = ["trained with", *(TITLES[task] for task in rows_of_tasks)]
-    lines = [
-        [title, *(_figures(rows[label]) if label in rows else "" for rows in rows_of_tasks.values())]
-        for label, title in SUMMARY_ROWS.items()
-    ]
-    return table(head, lines)
-
-
-def against_l1(rows_of_tasks: Mapping[str, Rows]) -> str:
-    """What the task's loss changes, alone and with L1."""
-    head = ["", "seeds", *map(column_title, STUDY.metrics)]
-    lines = []
-    for task, rows in rows_of_tasks.items():
-        for row in (rows[label] for label in rows if rows[label].loss == OURS[task]):
-            found = [shown(name, difference(row, rows["l1"], name)) for name in STUDY.metrics]
-            regime = "alone" if row.ratio is None else f"and L1, pull {row.ratio:g}"
-            lines.append([f"{TITLES[task]}: `{NAMES[task]}` {regime}", shared_seeds([row, rows["l1"]]), *found])
-    return table(head, lines)
-
-
-def _figures(row: Row) -> str:
-    return " / ".join(f"{row.mean(name):.{min(3, METRICS[name].digits)}f}" for name in SUMMARY_METRICS)
+from training.bench.report.rows import candidates, read_rows
+from training.bench.report.tables import render
+from training.bench.report.verdicts import render_verdicts
+from training.bench.study.conditions import add_condition_flags, conditions_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m training.bench.report",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
+        prog="python -m training.bench.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is not up to date")
+    add = parser.add_argument
+    add("results", type=Path, help="folder of a study, of training.bench.study.quality --out")
+    add("--tables", type=Path, help="where to write the tables, verdicts.md beside them [RESULTS/tables.md]")
+    add("--baselines", nargs="+", default=["l1", "random"], help="rows, by label, that the others are compared with")
+    add(
+        "--ours",
+        nargs="+",
+        default=["ours"],
+        help="the row, by label, that verdicts.md puts to the test, or TASK=LABEL for each task [ours]",
+    )
+    add("--speed", type=Path, help="figures of training.bench.cost.speed --json, for the verdicts on cost")
+    add_condition_flags(parser)
     options = parser.parse_args(arguments)
-    wanted = pages(read_rows(RESULTS / "quality", STUDY))
-    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    for path in stale:
-        if options.check:
-            print(f"{path.relative_to(ROOT)} is not what the results say: run python -m training.bench.report")
-        else:
-            path.write_text(wanted[path], encoding="utf-8")
-            print(f"wrote {path.relative_to(ROOT)}")
-    return 1 if options.check and stale else 0
+    conditions = conditions_of(options)
+    rows = read_rows(options.results, conditions)
+    path = options.tables or options.results / "tables.md"
+    path.write_text(render(rows, conditions, options.baselines), encoding="utf-8")
+    verdicts = render_verdicts(rows, conditions, candidates(options.ours), options.speed)
+    path.with_name("verdicts.md").write_text(verdicts, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":

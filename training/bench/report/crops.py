@@ -20,9 +20,13 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
 from torch import Tensor
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
 from task_losses.pyramid import resize
-from training.bench.report.rows import Conditions, Row, Rows, add_condition_flags, candidates, conditions_of, read_rows
+from training.bench.report.rows import Row, Rows, candidates, read_rows
 from training.bench.study.cells import restore
+from training.bench.study.conditions import Conditions, add_condition_flags, conditions_of
 from training.bench.study.data import TASKS, Picture, test_pair
 from training.bench.study.metrics import METRICS, Score, load_metrics, measure
 from training.bench.study.restorers import make_restorer

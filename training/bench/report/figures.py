@@ -27,16 +27,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.bench.report.rows import (
-    Row,
-    Rows,
-    add_condition_flags,
-    candidates,
-    conditions_of,
-    front,
-    mixed_losses,
-    read_rows,
-)
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
+from training.bench.report.rows import Row, Rows, candidates, front, mixed_losses, read_rows
+from training.bench.study.conditions import add_condition_flags, conditions_of
 from training.bench.study.metrics import METRICS
 from training.bench.study.peers import WITHOUT_TRAINING
 

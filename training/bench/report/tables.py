@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
+from training.bench.markdown import table
 from training.bench.report.bootstrap import Front, FrontDifference, Interval, front_difference, paired_difference
-from training.bench.report.rows import Conditions, Row, Rows, front, mixed_losses
+from training.bench.report.rows import Row, Rows, front, mixed_losses
 from training.bench.study.cells import CURVE_METRICS
+from training.bench.study.conditions import Conditions
 from training.bench.study.metrics import METRICS
 from training.bench.study.peers import WITHOUT_TRAINING
 
@@ -149,8 +151,3 @@ def shown(name: str, interval: Interval | None) -> str:
 
 def column_title(name: str) -> str:
     return METRICS[name].title + (" ↑" if METRICS[name].higher_is_better else " ↓")
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.bench.markdown import table
 from training.bench.report.bootstrap import Interval
-from training.bench.report.rows import MAIN_METRICS, Conditions, Rows, front, mixed_losses
+from training.bench.report.rows import Rows, front, mixed_losses
 from training.bench.report.tables import (
     difference,
     difference_on_fronts,
@@ -22,8 +23,8 @@ from training.bench.report.tables import (
     shared_part,
     shared_seeds,
     shown,
-    table,
 )
+from training.bench.study.conditions import MAIN_METRICS, Conditions
 from training.bench.study.metrics import METRICS
 
 CERTAIN, BY_MEAN, FAILED, OPEN = "yes", "mean only", "no", "open"

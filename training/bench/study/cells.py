@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from task_losses.files import write_file
 from task_losses.pyramid import resize
 from training.bench.study.data import Picture, test_pair
 from training.bench.study.metrics import Score, load_metrics, measure
 from training.bench.study.peers import WITHOUT_TRAINING, Peer, Sources, find_peer
-from training.bench.study.restoration import Recipe, fine_tune, save_network, short_hash, start_network, unfinished_file
+from training.bench.study.restoration import Recipe, fine_tune, save_network, short_hash, start_network
 
 CURVE_METRICS = ("psnr", "stlpips")
 CURVE_IMAGES, CURVE_CROP = 6, 128
@@ -170,6 +171,4 @@ def evaluation_name(crop: int) -> str:
 
 
 def write_json(content: Any, path: Path) -> None:
-    unfinished = unfinished_file(path)
-    unfinished.write_text(json.dumps(content, indent=1))
-    unfinished.replace(path)
+    write_file(path, json.dumps(content, indent=1).encode())

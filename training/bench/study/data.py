@@ -17,11 +17,11 @@ from training.bench.study.restorers import SR_FACTOR
 from training.distortions import gaussian_noise, jpeg, uniform
 from training.images import open_image
 
-TASKS = ("sr", "denoise", "jpeg")
 TRAIN_SIGMA = (5.0, 50.0)  # grey levels of 255
 TRAIN_QUALITY = (5, 40)
 # Test conditions: nothing to choose for super-resolution, sigma in grey levels, the codec's quality.
 LEVELS: dict[str, tuple[int, ...]] = {"sr": (SR_FACTOR,), "denoise": (15, 25, 50), "jpeg": (10, 20, 40)}
+TASKS = tuple(LEVELS)
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from task_losses import TaskLoss
 from task_losses.discriminator import Architecture, FrozenDiscriminator
-from task_losses.weights import parse_weights, serialize_weights
+from task_losses.weights import named_layers, parse_weights, serialize_weights
+from training.bench.study.ours import recipe_of
 from training.config import Config
 from training.scaling import Layers, distances, feature_scale, scaled
 
@@ -49,11 +50,7 @@ def reweighted(
         for layers, share in zip(discriminators, shares, strict=True)
     ]
     factor = feature_scale(discriminators, config)
-    tensors = {}
-    for scale, layers in enumerate(discriminators):
-        for layer, (weight, bias) in enumerate(scaled(layers, factor), start=1):
-            tensors[f"scale{scale}.conv{layer}.weight"] = weight
-            tensors[f"scale{scale}.conv{layer}.bias"] = bias
+    tensors = named_layers(scaled(layers, factor) for layers in discriminators)
     reweighting = {"scale_growth": scale_growth, "equal_scales": equal_scales, "tap_weights": list(tap_weights)}
     return serialize_weights(tensors, architecture, {**weights.info, "reweighted": reweighting})
 
@@ -122,7 +119,7 @@ def unit_feature_loss(path: Path, resolution: str = "pyramid") -> TaskLoss:
     loss = TaskLoss(path, resolution=resolution)
     found = [cast(FrozenDiscriminator, discriminator) for discriminator in loss.discriminators]
     layers = [discriminator.layers() for discriminator in found]
-    length = feature_scale(layers, Config.from_dict(loss.weights_info["config"]), UnitFeatures)
+    length = feature_scale(layers, recipe_of(loss), UnitFeatures)
     form = loss.architecture
     loss.discriminators = nn.ModuleList(
         UnitFeatures(of_scale, part.taps, form.distance, form.image_exponent, length=length)

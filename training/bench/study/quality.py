@@ -2,11 +2,11 @@
 
     python -m training.bench.study.quality --train-images DIR --test-images DIR [DIR ...] --out DIR \
         --losses l1 random ours vgg file:mine.safetensors@full [--tasks sr] [--seeds 0 1 2] [--quick]
-    python -m training.bench.study.quality --tables-only --out DIR [--ours LABEL] [--baselines LABEL ...]
+    python -m training.bench.report DIR [--quick]    # tables and verdicts of what is there, also on the way
 
 Every loss starts from one L1-trained network per task and sees the same patches in the same order per seed. Results
-are files in ``--out``; running again skips what is there, so a study can be interrupted and extended. The second form
-writes the tables of what is there anew and runs nothing. See docs/benchmarks.md.
+are files in ``--out``; running again skips what is there, so a study can be interrupted and extended. See
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,30 +20,23 @@ from pathlib import Path
 
 import torch
 
-from training.bench.report.rows import Conditions, add_condition_flags, candidates, conditions_of, read_rows
-from training.bench.report.tables import render
-from training.bench.report.verdicts import render_verdicts
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
 from training.bench.study import peers
 from training.bench.study.cells import Cell, Study, Test
+from training.bench.study.conditions import add_condition_flags, conditions_of
 from training.bench.study.data import TASKS, read_folders
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the missing cells and writes the tables.
+    """Runs the missing cells.
 
     Returns:
         the number of cells that could not be run.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     conditions = conditions_of(options)
-    if options.tables_only:
-        write_tables(conditions, options)
-        return 0
-    missing = [name for name in ("train_images", "test_images", "losses") if not getattr(options, name)]
-    if missing:
-        needed = ", ".join("--" + name.replace("_", "-") for name in missing)
-        parser.error(f"a study needs {needed}; --tables-only needs only the folder of one")
     torch.set_num_threads(options.threads)
     test = Test(
         pictures=read_folders(options.test_images, limit=3 if options.quick else None),
@@ -68,17 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{cell}: skipped: {error}", file=sys.stderr)
             continue
         print(f"[{number}/{len(cells)}] {cell} {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-        write_tables(conditions, options)
+    print(f"tables: python -m training.bench.report {options.out}, with the same flags for conditions", file=sys.stderr)
     return failures
-
-
-def write_tables(conditions: Conditions, options: argparse.Namespace) -> None:
-    """``tables.md`` and, beside it, ``verdicts.md``: all finished cells of the recipe, of this run or earlier ones."""
-    rows = read_rows(options.out, conditions)
-    path = options.tables or options.out / "tables.md"
-    path.write_text(render(rows, conditions, options.baselines), encoding="utf-8")
-    verdicts = render_verdicts(rows, conditions, candidates(options.ours), options.speed)
-    path.with_name("verdicts.md").write_text(verdicts, encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,12 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     add = parser.add_argument
-    add("--train-images", type=Path, help="folder of training images, such as BSDS500's")
-    add("--test-images", type=Path, nargs="+", help="folders of test images, such as LIVE1 and Set5")
+    add("--train-images", type=Path, required=True, help="folder of training images, such as BSDS500's")
+    add("--test-images", type=Path, nargs="+", required=True, help="folders of test images, such as LIVE1 and Set5")
     add("--out", type=Path, required=True, help="results folder; finished cells in it are kept")
-    add("--tables-only", action="store_true", help="run nothing: write the tables of the cells in OUT anew")
-    add("--tables", type=Path, help="where to write the tables, verdicts.md beside them [OUT/tables.md]")
-    add("--losses", nargs="+", help=(peers.__doc__ or "").replace("%", "%%"))
+    add("--losses", nargs="+", required=True, help=(peers.__doc__ or "").replace("%", "%%"))
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add(
         "--ratios",
@@ -104,14 +86,6 @@ def _parser() -> argparse.ArgumentParser:
         "the loss's gradient R times the norm of L1's at the start",
     )
     add("--seeds", nargs="+", type=int, default=[0])
-    add("--baselines", nargs="+", default=["l1", "random"], help="rows, by label, that the others are compared with")
-    add(
-        "--ours",
-        nargs="+",
-        default=["ours"],
-        help="the row, by label, that verdicts.md puts to the test, or TASK=LABEL for each task [ours]",
-    )
-    add("--speed", type=Path, help="figures of training.bench.cost.speed --json, for the verdicts on cost")
     peers.add_source_flags(parser)
     add("--threads", type=int, default=torch.get_num_threads())
     add_condition_flags(parser)

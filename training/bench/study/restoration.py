@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from task_losses.files import replacing
 from training.bench.cost.memory import peak_memory
 from training.bench.study.data import Picture, training_batches
 from training.bench.study.restorers import make_restorer
@@ -87,14 +87,8 @@ def start_network(task: str, recipe: Recipe, pictures: Sequence[Picture], folder
 
 
 def save_network(network: nn.Module, path: Path) -> None:
-    unfinished = unfinished_file(path)
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, unfinished)
-    unfinished.replace(path)
-
-
-def unfinished_file(path: Path) -> Path:
-    """Where to write before renaming to ``path``; two processes may work on one results folder."""
-    return path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    with replacing(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,11 @@ from statistics import median
 
 import torch
 
-from training.bench.cost.speed import take_turns
-from training.bench.report.tables import table
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
+from training.bench.cost.turns import take_turns
+from training.bench.markdown import table
 from training.bench.study import peers
 from training.bench.study.data import TASKS
 from training.bench.study.restoration import Recipe, loss_and_gradient

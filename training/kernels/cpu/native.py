@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
+from training.cache import kernel_cache
 from training.kernels import reference
 from training.kernels.operations import EPS, Activation, Block, Operations, Passed, Trace
 from training.kernels.reference import CriticGradients
@@ -265,9 +266,8 @@ def compiled(width: int) -> Path:
         sources = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
         made_of = [*sources, version, *flags, *openmp, platform.machine(), processor(), _instruction_sets()]
         name = f"critic-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
-        path = _cache() / name
+        path = kernel_cache() / name
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # a kill leaves no half library
                 objects = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
                 library = str(Path(folder) / name)
@@ -292,11 +292,6 @@ def _instruction_sets() -> str:
     except OSError:
         return ""
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "task-losses" / "kernels"
 
 
 def _packed(x: Tensor) -> Tensor:

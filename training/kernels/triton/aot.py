@@ -22,6 +22,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
 from training.kernels.triton.configs import ARCHITECTURES
 from training.kernels.triton.optional import TRITON_INSTALLED, interpreted
 from training.kernels.triton.variants import Variant, variants

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from task_losses.discriminator import SLOPE
+from task_losses.files import write_file
 from training.adam import adam
+from training.cache import kernel_cache
 from training.kernels import reference
 from training.kernels.triton.configs import MOST_CHANNELS, architecture, supported
 from training.kernels.triton.optional import TRITON_INSTALLED
@@ -61,7 +63,7 @@ def check(device: torch.device, channels: Sequence[int]) -> str | None:
         return f"the kernels take at most {MOST_CHANNELS} channels, the critic has {max(channels)}"
     from training.kernels.triton.graph import Iterations
 
-    path = _cache()
+    path = kernel_cache() / "triton-selfcheck.json"
     for width in sorted(set(channels)):
         passed, key = _read(path), _key(device, width)
         if key not in passed:
@@ -200,11 +202,6 @@ def _key(device: torch.device, width: int) -> str:
     )
 
 
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "task-losses" / "triton-selfcheck.json"
-
-
 def _read(path: Path) -> list[str]:
     """What has passed; nothing if the file is missing or damaged, which costs another second."""
     try:
@@ -216,10 +213,6 @@ def _read(path: Path) -> list[str]:
 
 def _remember(path: Path, passed: list[str]) -> None:
     """Keeps the passes; a cache that cannot be written only costs the next start a second."""
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(passed, indent=1))
-        temporary.replace(path)
-    except OSError:
-        pass
+        write_file(path, json.dumps(passed, indent=1).encode())

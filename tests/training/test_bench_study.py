@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,15 +15,19 @@ from PIL import Image
 from task_losses import DenoiseLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.weights import random_weights, serialize_weights
-from training.bench.ablation.recognition import recipe_of
 from training.bench.cost.memory import peak_memory
+from training.bench.report import __main__ as report
 from training.bench.study import metrics, quality
 from training.bench.study.data import Picture, read_folders, training_batches
 from training.bench.study.data import test_pair as make_test_pair
+from training.bench.study.ours import recipe_of
 from training.bench.study.peers import Sources, find_peer
 from training.bench.study.restoration import mixed_with_l1, train
 from training.bench.study.restorers import make_restorer
 from training.scaling import distances
+
+NUMBERS = {"width": 4, "depth": 2, "batch": 1, "patch": 80, "start-steps": 4, "steps": 2, "crop": 48}
+TINY = [text for name, number in NUMBERS.items() for text in (f"--{name}", str(number))]
 
 
 def picture(name: str, height: int = 96, width: int = 112, seed: int = 0) -> Picture:
@@ -47,13 +51,11 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def run(folders: tuple[Path, Path], out: Path, *more: str) -> int:
     train_images, test_images = map(str, folders)
-    numbers = {"width": 4, "depth": 2, "batch": 1, "patch": 80, "start-steps": 4, "steps": 2, "crop": 48, "threads": 1}
-    tiny = [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
-    arguments = ["--train-images", train_images, "--test-images", test_images, "--out", str(out), *tiny]
-    return quality.main([*arguments, "--metrics", "psnr", *more])
+    arguments = ["--train-images", train_images, "--test-images", test_images, "--out", str(out), "--threads", "1"]
+    return quality.main([*arguments, *TINY, "--metrics", "psnr", *more])
 
 
-def results(out: Path) -> dict[str, dict]:
+def results(out: Path) -> dict[str, dict[str, Any]]:
     files = sorted((out / "cells").glob("*.json"))
     return {path.stem: json.loads(path.read_text()) for path in files}
 
@@ -121,8 +123,9 @@ def test_an_interrupted_cell_is_made_anew(folders: tuple[Path, Path], tmp_path: 
 
 def test_the_tables_hold_every_row_and_difference(folders: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    losses = ["--losses", "input", "l1", "random", "ours", "--ratios", "alone", "0.5", "--metrics", "psnr", "ssim"]
-    run(folders, out, "--tasks", "jpeg", *losses)
+    losses = ["--losses", "input", "l1", "random", "ours", "--ratios", "alone", "0.5"]
+    run(folders, out, "--tasks", "jpeg", *losses, "--metrics", "psnr", "ssim")
+    assert report.main([str(out), *TINY, "--metrics", "psnr", "ssim"]) == 0
     text = (out / "tables.md").read_text()
     for label in ("`input`", "`l1`", "`random`", "`random + L1, 0.5`", "`ours`", "`ours + L1, 0.5`"):
         assert label in text
@@ -151,6 +154,7 @@ def test_a_missing_package_leaves_a_column_or_a_row_out(
     assert "pip install cvvdp" in said
     assert "pytorch_msssim" in said
     assert len(results(out)) == 1
+    assert report.main([str(out), *TINY, "--metrics", "psnr", "cvvdp"]) == 0
     assert "CVVDP" in (out / "tables.md").read_text()
 
 
@@ -207,7 +211,9 @@ def test_a_mix_has_the_ratio_of_gradients_that_was_asked_for() -> None:
     restored = network(degraded).detach().requires_grad_()
 
     def gradient(value: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(value, restored)[0]
+        found: torch.Tensor
+        (found,) = torch.autograd.grad(value, restored)
+        return found
 
     of_l1, of_mse = gradient(F.l1_loss(restored, reference)), gradient(F.mse_loss(restored, reference))
     assert (weight * of_mse).norm().item() == pytest.approx(0.5 * of_l1.norm().item(), rel=1e-5)

@@ -1,12 +1,15 @@
-"""What can be checked of the GPU benchmark and the roofline without a GPU."""
+"""What can be checked of counts, roofline and the GPU benchmark without a GPU."""
+
+from collections import Counter
 
 import pytest
 import torch
 
-from training.bench.cost import kernels, launches, roofline
+from training.bench.cost import counts, kernels, roofline
 from training.kernels.triton.optional import TRITON_INSTALLED
 from training.networks import Discriminator
 from training.objectives import critic_loss
+from training.updates import Request, autograd_update
 
 
 def problem():
@@ -71,36 +74,65 @@ def test_arithmetic_is_that_of_the_passes():
 
     The adjoint pass of the losses does not reach the input, so it saves the first layer.
     """
-    work = roofline.eager_work(16, (20, 30))
+    work = eager(16, (20, 30))
     assert 15 < work.flop / convolution_flop(16, 20, 30) < 18
 
 
+def eager(channels, size):
+    return counts.autograd(counts.WGAN_GP, channels, size)
+
+
 def test_bytes_grow_with_the_pixels_and_launches_do_not():
-    small, large = roofline.eager_work(8, (40, 40)), roofline.eager_work(8, (80, 80))
+    small, large = eager(8, (40, 40)), eager(8, (80, 80))
     assert small.launches == large.launches
     assert 3.5 < large.bytes / small.bytes < 5
 
 
-def test_launches_are_those_that_are_counted_when_an_update_runs():
+@pytest.mark.parametrize("objective", [counts.WGAN_GP, counts.HINGE], ids=["wgan-gp", "hinge"])
+def test_launches_are_those_that_are_counted_when_an_update_runs(objective):
     """On the CPU, where Adam's counts of steps are one operation more: on a device they stay on the host."""
-    assert roofline.eager_work(8, (14, 17)).launches == sum(launches.eager().values()) - 1
-    assert roofline.generator_work(8, (14, 17)).launches == sum(launches.generator().values()) - 1
+    critic, real, fake = problem()
+    request = Request(critic, torch.optim.Adam(critic.parameters(), foreach=True), real, fake, 0.5, objective)
+    autograd_update([request])
+    run = counts.count(lambda: autograd_update([request]), "cpu")
+    assert counts.autograd(objective, 8, (14, 17)).launches.total() == run.launches.total() - 1
+
+
+def test_each_operation_is_counted_once_and_views_are_none():
+    x = torch.empty(3, 5, device="meta")
+    counted = counts.count(lambda: (x.t() @ x).relu_())
+    assert counted.launches == {"aten.mm.default": 1, "aten.relu_.default": 1}
+    assert counted.bytes == 4 * (15 + 15 + 25 + 25)
+    assert counted.flop == 2 * 5 * 3 * 5
 
 
 def test_the_kernels_launch_and_move_less():
     pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
-    eager, fused = roofline.eager_work(32, (120, 160)), roofline.fused_work(32, (120, 160), "tf32")
-    assert fused.launches <= 50 < 400 < eager.launches
-    assert fused.bytes < eager.bytes / 3
-    assert fused.flop == pytest.approx(eager.flop, rel=0.1)
-    assert roofline.fused_work(32, (120, 160), "bf16").bytes < 0.8 * fused.bytes
+    plain, fused = eager(32, (120, 160)), counts.fused(counts.WGAN_GP, 32, (120, 160), "tf32")
+    assert fused.launches.total() <= 50 < 400 < plain.launches.total()
+    assert fused.launches["conv3x3_kernel"] == 18
+    assert fused.bytes < plain.bytes / 3
+    assert fused.flop == pytest.approx(plain.flop, rel=0.1)
+    assert counts.fused(counts.WGAN_GP, 32, (120, 160), "bf16").bytes < 0.8 * fused.bytes
+
+
+def test_prints_the_launches_of_every_way_to_make_an_update(capsys):
+    assert counts.main(["--channels", "8", "--names"]) == 0
+    printed = capsys.readouterr().out
+    for name in counts.WAYS:
+        assert (f"| {name} | " in printed) == (TRITON_INSTALLED or "Triton" not in name)
+    assert " aten.convolution.default" in printed
 
 
 def test_the_roof_is_the_slowest_of_three():
     device = roofline.Device("slow", 100.0, {"fp32": 10.0})
-    assert roofline.Work(1, 1000, 10).seconds(device, "fp32", 1e-6) == (10.0, "memory")
-    assert roofline.Work(1, 10, 1000).seconds(device, "fp32", 1e-6) == (100.0, "arithmetic")
-    assert roofline.Work(3, 10, 1).seconds(device, "fp32", 1.0) == (3.0, "launches")
+
+    def least(launches, *work, launch=1e-6):
+        return roofline.least_time(counts.Counts(Counter(any=launches), *work), device, "fp32", launch)
+
+    assert least(1, 1000, 10) == (10.0, "memory")
+    assert least(1, 10, 1000) == (100.0, "arithmetic")
+    assert least(3, 10, 1, launch=1.0) == (3.0, "launches")
 
 
 def test_prints_estimates_and_says_so(capsys):

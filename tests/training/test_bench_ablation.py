@@ -1,4 +1,4 @@
-"""The ablations' variants: what no setting of a training says, and where their results go."""
+"""Ablations: altered recipes, what no setting of a training says, and where the results go."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,28 +15,31 @@ from torch import Tensor
 
 from task_losses import DenoiseLoss, SRLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.weights import embedded_weights
 from training import export
 from training.adam import adam
-from training.bench.ablation import ablations
-from training.bench.ablation.altered import Variant, released, weights_of
+from training.bench.ablation import __main__ as ablations
+from training.bench.ablation import questions
+from training.bench.ablation.altered import Altered, released, weights_of
 from training.bench.ablation.averaged import AveragedScale, averaged
+from training.bench.study.cells import Cell
 from training.bench.study.forms import UnitFeatures, reweighted, unit_feature_loss, with_gains
 from training.bench.study.peers import Sources, find_peer
 from training.config import Config
 from training.networks import Discriminator
-from training.objectives import hinge_loss
+from training.objectives import Objective, hinge_loss
 from training.run_folder import RunFolder
-from training.train import train_together
-from training.updates import Request, hinge_update
+from training.train import Run, train_runs
+from training.updates import Request, autograd_update
 
-SMALL = Config(task="denoise", upscale=False, scales=2, longest_side=24, channels=(4,), steps=6, checkpoint_every=4)
-HINGE = replace(SMALL, objective="hinge", spectral_norm=True)
+HINGE = Config(task="denoise", scales=2, longest_side=24, channels=(4,), steps=6, checkpoint_every=4)
+SMALL = replace(HINGE, objective="wgan-gp", spectral_norm=False)
 
 
 def trained(path: Path, config: Config = SMALL, average: float = 0.0) -> RunFolder:
     folder = RunFolder(path)
     folder.create(config)
-    train_together([(config, folder, None)], partial(AveragedScale, decay=average))
+    train_runs([Run(config, folder)], partial(AveragedScale, decay=average))
     return folder
 
 
@@ -60,12 +64,13 @@ def test_a_spectrally_normalised_critic_does_not_feel_the_size_of_its_weights() 
     critic, larger = Discriminator(4), Discriminator(4)
     larger.load_state_dict({k: 3 * v if v.dim() == 4 else v for k, v in critic.state_dict().items()})
     image, other = pair()
+    objective = Objective("hinge", spectral_norm=True)
     requests = [
-        Request(network, adam(network.parameters(), 0.01, (0.5, 0.999)), image, other, 0.5, 1.0, True)
+        Request(network, adam(network.parameters(), 0.01, (0.5, 0.999)), image, other, 0.5, objective)
         for network in (critic, larger)
     ]
     weight = critic.last.weight.detach().clone()
-    first, second = hinge_update(spectral_norm=True)(requests)
+    first, second = autograd_update(requests)
     torch.testing.assert_close(first.distance, second.distance)
     gradient, of_larger = critic.last.weight.grad, larger.last.weight.grad
     assert gradient is not None
@@ -100,7 +105,7 @@ def test_the_average_is_the_weighted_mean_of_all_states() -> None:
 def test_without_decay_the_average_is_the_ordinary_training_and_with_it_another(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "ordinary")
     folder.create(SMALL)
-    train_together([(SMALL, folder, None)])  # by Scale itself
+    train_runs([Run(SMALL, folder)])  # by Scale itself
     ordinary = folder.load_checkpoint()["finished"]
     same = trained(tmp_path / "same").load_checkpoint()["finished"]
     other = trained(tmp_path / "other", average=0.9).load_checkpoint()["finished"]
@@ -117,7 +122,7 @@ def test_a_resumed_variant_equals_an_unbroken_one(
     whole = trained(tmp_path / "whole", config, average).load_checkpoint()["finished"]
     honest, saved = RunFolder.save_checkpoint, 0
 
-    def dying(self: RunFolder, *arguments: object) -> None:
+    def dying(self: RunFolder, *arguments: Any) -> None:
         nonlocal saved
         honest(self, *arguments)
         saved += 1
@@ -132,14 +137,14 @@ def test_a_resumed_variant_equals_an_unbroken_one(
     checkpoint = folder.load_checkpoint()
     assert (checkpoint["scale"], checkpoint["step"]) == (0, 4)
     folder.resume_logs(config, 4)
-    train_together([(config, folder, checkpoint)], partial(AveragedScale, decay=average))
+    train_runs([Run(config, folder, checkpoint)], partial(AveragedScale, decay=average))
     for a, b in zip(whole, folder.load_checkpoint()["finished"], strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(("distance", "power"), [("squared", 0.5), ("absolute", 1.0)])
 def test_a_gain_multiplies_the_part_of_its_layer(distance: str, power: float) -> None:
-    layers = [(weight.double(), bias.double()) for weight, bias in SRLoss().discriminators[7].layers()]
+    layers = [(weight.double(), bias.double()) for weight, bias in embedded_weights("sr").layers(7)]
     x, y = (image.double() for image in pair())
     gained = with_gains(layers, [weight**power for weight in (3.0, 1.0, 1.0, 7.0, 1.0)])
     for tap, weight in ((1, 3.0), (3, 1.0), (4, 7.0), (5, 1.0)):
@@ -148,7 +153,7 @@ def test_a_gain_multiplies_the_part_of_its_layer(distance: str, power: float) ->
 
 
 def released_bytes(task: str) -> bytes:
-    return weights_of(Variant(released(task)), Path("unused")).read_bytes()
+    return weights_of(Altered(released(task)), Path("unused")).read_bytes()
 
 
 def loss_from(data: bytes, path: Path) -> TaskLoss:
@@ -173,7 +178,8 @@ def test_equal_scales_have_equal_shares_on_the_training_image(tmp_path: Path) ->
     loss = loss_from(reweighted(released_bytes("denoise"), equal_scales=True), tmp_path / "a.safetensors")
     energies = [0.0] * 8
     config = released("denoise")
-    for scale, _, features in distances([part.layers() for part in loss.discriminators], config):
+    parts = [part for part in loss.discriminators if isinstance(part, FrozenDiscriminator)]
+    for scale, _, features in distances([part.layers() for part in parts], config):
         energies[scale] += features
     assert energies == pytest.approx([energies[0]] * 8, rel=1e-3)
 
@@ -182,11 +188,11 @@ def test_taps_need_a_weight_each() -> None:
     with pytest.raises(ValueError, match="taps above the image are"):
         reweighted(released_bytes("denoise"), tap_weights=(1.0, 3.0))
     with pytest.raises(ValueError, match="tap weights are for"):
-        Variant(released("denoise"), tap_weights=(1.0, 3.0))
+        Altered(released("denoise"), tap_weights=(1.0, 3.0))
 
 
 def test_unit_features_agree_for_equal_images_and_do_not_feel_the_size_of_features() -> None:
-    layers = DenoiseLoss().discriminators[7].layers()
+    layers = embedded_weights("denoise").layers(7)
     unit = UnitFeatures(layers, (4,), "squared")
     larger = UnitFeatures(with_gains(layers, [5.0] * 5), (4,), "squared")
     image, other = pair()
@@ -199,14 +205,14 @@ def test_unit_features_agree_for_equal_images_and_do_not_feel_the_size_of_featur
 
 
 def test_the_image_is_compared_as_it_is_beside_unit_features() -> None:
-    layers = DenoiseLoss().discriminators[7].layers()
+    layers = embedded_weights("denoise").layers(7)
     image, other = pair()
     both, features = (UnitFeatures(layers, taps, "squared").distance(image, other) for taps in ((0, 4), (4,)))
     torch.testing.assert_close(both - features, (image - other).square().mean().reshape(1))
 
 
 def test_the_loss_of_unit_features_is_a_peer_with_the_gradient_of_its_value() -> None:
-    path = weights_of(Variant(released("denoise")), Path("unused"))
+    path = weights_of(Altered(released("denoise")), Path("unused"))
     peer = find_peer(f"unit:{path}", "denoise", Sources())
     assert peer.label != find_peer(f"file:{path}", "denoise", Sources()).label
     loss = peer.build(0)
@@ -227,28 +233,33 @@ def test_the_loss_of_unit_features_is_a_peer_with_the_gradient_of_its_value() ->
 
 def test_the_released_file_is_taken_where_the_critics_are_its_own(tmp_path: Path) -> None:
     recipe = released("jpeg")
-    assert weights_of(Variant(recipe, resolution="full"), tmp_path).name.startswith("jpeg-v")
+    assert weights_of(Altered(recipe, resolution="full"), tmp_path).name.startswith("jpeg-v")
     assert not list(tmp_path.iterdir())
-    weighed = weights_of(Variant(recipe, scale_growth=2.0), tmp_path)
+    weighed = weights_of(Altered(recipe, scale_growth=2.0), tmp_path)
     assert weighed.parent == tmp_path
-    assert weighed == weights_of(Variant.of(recipe, {"scale_growth": 2.0}), tmp_path)
-    assert weighed != weights_of(Variant(recipe, scale_growth=0.5), tmp_path)
+    assert weighed == weights_of(Altered.of(recipe, {"scale_growth": 2.0}), tmp_path)
+    assert weighed != weights_of(Altered(recipe, scale_growth=0.5), tmp_path)
 
 
 def test_each_way_of_training_has_a_run_of_its_own(tmp_path: Path) -> None:
-    changes = [{}, {"average": 0.9}, {"objective": "hinge"}, {"objective": "hinge", "spectral_norm": True}]
-    files = {weights_of(Variant.of(SMALL, change), tmp_path) for change in changes}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"average": 0.9},
+        {"objective": "hinge"},
+        {"objective": "hinge", "spectral_norm": True},
+    ]
+    files = {weights_of(Altered.of(SMALL, change), tmp_path) for change in changes}
     assert len({path.parent for path in files}) == 4
     stamps = {path: path.stat().st_mtime_ns for path in files}
-    weights_of(Variant.of(SMALL, changes[1]), tmp_path)
-    weights_of(Variant.of(SMALL, {"taps": (0, 3)}), tmp_path)  # the same critics, compared otherwise
+    weights_of(Altered.of(SMALL, changes[1]), tmp_path)
+    weights_of(Altered.of(SMALL, {"taps": (0, 3)}), tmp_path)  # the same critics, compared otherwise
     assert {path: path.stat().st_mtime_ns for path in files} == stamps
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
 
 
-def test_every_variant_of_every_question_fits_some_task() -> None:
-    for question, of_question in ablations.QUESTIONS.items():
-        found = [changes for task in ("sr", "denoise", "jpeg") for changes, _ in ablations.variants(task, question)]
+def test_every_alteration_of_every_question_fits_some_task() -> None:
+    for question, of_question in questions.QUESTIONS.items():
+        found = [changes for task in ("sr", "denoise", "jpeg") for changes, _ in questions.alterations(task, question)]
         assert all(changes in found for changes in of_question), question
 
 
@@ -268,7 +279,7 @@ def test_results_of_two_questions_stand_side_by_side(
         def __init__(self, *arguments: object) -> None:
             pass
 
-        def run(self, cell: ablations.Cell) -> dict[str, object]:
+        def run(self, cell: Cell) -> dict[str, object]:
             worse = 0.0 if cell.loss == "ours" else 1.0
             return {"evaluations": {"crop": {"4": {str(key): {"psnr": 30 + key - worse} for key in range(3)}}}}
 

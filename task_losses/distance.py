@@ -1,0 +1,80 @@
+"""Distances over the levels of a pyramid, and their gradient in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from task_losses.discriminator import FrozenDiscriminator
+from task_losses.pyramid import resize, resize_adjoint
+
+
+class Level(NamedTuple):
+    """A discriminator and the size of the image that it is to see."""
+
+    scale: int
+    size: tuple[int, int]
+    discriminator: FrozenDiscriminator
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, autocast does nothing. A device that has none, like meta, needs no switching off."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+def distance(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> Tensor:
+    """Each image's distance, (N,), in the way that suits who asks for gradients."""
+    needs_gradient = torch.is_grad_enabled() and pred.requires_grad
+    if not needs_gradient or target.requires_grad or torch.compiler.is_compiling():
+        return plain_distance(pred, target, levels)
+    per_image: Tensor
+    per_image, _ = _WithGradient.apply(pred, target, levels)  # type: ignore[no-untyped-call]
+    return per_image
+
+
+def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> Tensor:
+    """:func:`distance` in operations that autograd can differentiate any number of times."""
+    distances = [level.discriminator.distance(resize(pred, level.size), resize(target, level.size)) for level in levels]
+    return torch.stack(distances).sum(dim=0)
+
+
+class _WithGradient(torch.autograd.Function):
+    """:func:`distance` and its gradient by ``pred`` in one pass, for a target without gradient.
+
+    Images do not mix, so the gradient of any reduction is each image's own gradient times a number. Making it at
+    once lets every level free its feature maps before the next begins, and only one image-sized tensor waits for
+    the backward pass.
+    """
+
+    @staticmethod
+    def forward(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
+        total = pred.new_zeros(len(pred))
+        gradient = torch.zeros_like(pred)
+        for level in reversed(levels):  # the finest first: the memory it frees is enough for all others
+            per_image, level_gradient = level.discriminator.distance_and_gradient(
+                resize(pred, level.size), resize(target, level.size)
+            )
+            total += per_image
+            gradient += resize_adjoint(level_gradient, (pred.shape[2], pred.shape[3]))
+        return total, gradient
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        pred, target, ctx.levels = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(pred, target, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        pred, target, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: the caller will differentiate this gradient too
+            with full_precision(pred.device):
+                per_image = plain_distance(pred, target, ctx.levels)
+                (gradient,) = torch.autograd.grad(per_image, pred, grad_output, create_graph=True)
+            return gradient, None, None
+        return gradient * grad_output[:, None, None, None], None, None

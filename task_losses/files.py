@@ -1,0 +1,40 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to inside a ``with`` block; at its end the file there takes the place of ``path``.
+
+    A kill, a power cut or a full disk leaves the old file or the new one. An exception leaves the old one, and nothing
+    beside it. Several processes may do so at once: the last wins.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    with suppress(OSError):  # Windows opens no folder, and some file systems sync none
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replaces or makes a file; see :func:`replacing`."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
