@@ -22,7 +22,10 @@ def test_example_runs(example):
     exec(compile(example, "example", "exec"), {"__name__": "example"})
 
 
-PAGES = [ROOT / "README.md", ROOT / "training" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md", "tests/README.md")
+]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 PAGES += sorted((ROOT / "training" / "bench" / "results").glob("*.md"))
 SOURCES = sorted(path for folder in ("task_losses", "training") for path in (ROOT / folder).rglob("*.py"))
 
@@ -32,7 +35,6 @@ def texts(paths):
 
 
 def test_links_lead_somewhere():
-    pages = [*ROOT.glob("*.md"), ROOT / "training" / "README.md", ROOT / "tests" / "README.md", *ROOT.glob("docs/*.md")]
     broken = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -42,18 +44,57 @@ def test_links_lead_somewhere():
     assert not broken
 
 
-def test_what_contributing_tells_to_change_is_there():
-    """Each place: a file, and the names in it."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    places = re.findall(r"^- `([\w/]+\.py)`: (.*)$", text, re.MULTILINE)
-    assert len(places) >= 5
-    for file, what in places:
-        content = (ROOT / file).read_text(encoding="utf-8")
-        for name in re.findall(r"`(\w+)`", what):
-            assert re.search(rf"\b{name}\b", content), f"CONTRIBUTING.md tells to change {name} in {file}"
+def missing_paths(text):
+    """Paths from the top of the repository that it does not hold."""
+    found = re.findall(r"\b((?:docs|training|task_losses|tests)/[\w/.-]+\.(?:md|py|c|h|json|svg|png))\b", text)
+    return [path for path in found if not (ROOT / path).exists()]
 
 
-def test_an_addition_touches_at_most_four_places():
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## How to add")[2].partition("\n## ")[0]
-    for recipe in re.split(r"^\*\*", text, flags=re.MULTILINE)[1:]:
-        assert len(re.findall(r"^- ", recipe, re.MULTILINE)) <= 4, recipe
+def missing_files(text):
+    """Names of source files in backticks that no folder of the repository holds."""
+    return [name for name in re.findall(r"`(\w+\.(?:py|c|h))`", text) if name not in FILES]
+
+
+def missing_modules(text):
+    """Names like training.bench.cost.speed, perhaps with something that the module defines, that there are not."""
+    return [name for name in re.findall(r"\b(training(?:\.\w+)+)", text) if not is_there(name)]
+
+
+FILES = {path.name for folder in ("task_losses", "training", "tests") for path in (ROOT / folder).rglob("*.*")}
+
+
+def is_there(name):
+    place, rest = ROOT, name.split(".")
+    while rest and (place / rest[0]).is_dir():
+        place, rest = place / rest[0], rest[1:]
+    if not rest:
+        return True
+    if (place / f"{rest[0]}.py").exists():
+        place, rest = place / f"{rest[0]}.py", rest[1:]
+    else:
+        place = place / "__init__.py"
+    text = place.read_text(encoding="utf-8") if place.exists() else ""
+    return not rest or re.search(rf"^(?:def|class)? ?{rest[0]}\b", text, re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize("missing", [missing_paths, missing_files, missing_modules])
+def test_what_the_documentation_and_docstrings_name_is_there(missing):
+    found = {name: missing(text) for name, text in texts([*PAGES, *SOURCES]).items()}
+    assert not {name: names for name, names in found.items() if names}
+
+
+def test_names_of_what_is_gone_are_found():
+    assert missing_paths("see training/gone.py and training/train.py") == ["training/gone.py"]
+    assert missing_files("`gone.py`, `train.py`") == ["gone.py"]
+    names = "training.gone training.bench.gone training.objectives.gone training.objectives.critic_loss training.train"
+    assert missing_modules(names) == ["training.gone", "training.bench.gone", "training.objectives.gone"]
+
+
+def test_the_page_of_the_weights_shows_the_recipes():
+    """As flags: what each task changes of the defaults, and nothing else."""
+    text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    for task, recipe in RECIPES.items():
+        (row,) = re.findall(rf"^\| {task} \|(.*)\|$", text, re.MULTILINE)
+        parser = argparse.ArgumentParser()
+        add_flags(parser)
+        assert given_settings(parser.parse_args(row.strip(" `").split())) == recipe

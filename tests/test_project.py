@@ -135,3 +135,20 @@ def test_addresses_are_of_one_repository():
     urls = PROJECT["urls"]
     here = urls["Repository"]
     assert all(url.startswith(here) for name, url in urls.items() if name != "Paper")
+
+
+def test_what_contributing_tells_to_change_is_there():
+    """Each place: a file, and the names in it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"^- `([\w/]+\.py)`: (.*)$", text, re.MULTILINE)
+    assert len(places) >= 5
+    for file, what in places:
+        content = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", what):
+            assert re.search(rf"\b{name}\b", content), f"CONTRIBUTING.md tells to change {name} in {file}"
+
+
+def test_an_addition_touches_at_most_four_places():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## How to add")[2].partition("\n## ")[0]
+    for recipe in re.split(r"^\*\*", text, flags=re.MULTILINE)[1:]:
+        assert len(re.findall(r"^- ", recipe, re.MULTILINE)) <= 4, recipe

@@ -14,7 +14,8 @@ def refuse(*arguments, **options):
     os._exit(3)
 
 
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
+    setattr(owner, name, refuse)
 os.chdir(tempfile.gettempdir())
 
 import torch
@@ -26,6 +27,7 @@ y = torch.rand(2, 3, 64, 48)
 for loss in (task_losses.SRLoss, task_losses.DenoiseLoss, task_losses.JPEGLoss):
     loss(pretrained=True)(x, y).backward()
 assert "site-packages" in task_losses.__file__, f"this is a checkout, not the installed package: {task_losses.__file__}"
+assert x.grad is not None
 total = x.grad.abs().sum().item()
 print(total)
 sys.exit(0 if total > 0 else 1)

@@ -38,5 +38,5 @@ def test_another_version_is_skipped_with_its_reason():
 
 def test_the_dev_extra_asks_for_what_is_known():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    low, high = re.search(r'"triton>=3\.(\d+),<3\.(\d+);', text).groups()
+    ((low, high),) = re.findall(r'"triton>=3\.(\d+),<3\.(\d+);', text)
     assert tuple(f"3.{minor}" for minor in range(int(low), int(high))) == VERSIONS
