@@ -1,5 +1,6 @@
 """What is written in several places about the project itself is the same in all of them."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -11,12 +12,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # mypy and pytest bring it
-
 ROOT = Path(__file__).parents[1]
+# Python 3.10 has none; pytest brings one to it.
+tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PINNED = re.compile(r"@(v\d+|release/v\d+|[0-9a-f]{40})$")
