@@ -10,15 +10,17 @@ pytest.importorskip("triton", reason="the kernels' compiler, triton, is not inst
 
 import triton
 import triton.language as tl
+from known_triton import unknown
 
 from task_losses.weights import manifest
 from training.kernels.triton import aot
 from training.kernels.triton.configs import ARCHITECTURES
 from training.kernels.triton.variants import Variant
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled in the interpreter"
-)
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled in the interpreter"),
+    pytest.mark.skipif(unknown() is not None, reason=str(unknown())),
+]
 
 
 @triton.jit
@@ -89,9 +91,9 @@ def test_catches_a_false_claim_of_tensor_cores():
 
 
 def test_catches_spills():
-    """One warp must hold what four of them hold in the variant that is used."""
+    """A thread must do with 64 registers where it uses three times as many."""
     used = next(v for v in aot.all_variants() if v.name.startswith("conv3x3 adjoint>masked 32>32 tf32"))
-    faults = " ".join(aot.compile_variant(replace(used, warps=1), 90).faults())
+    faults = " ".join(aot.compile_variant(replace(used, registers=64), 90).faults())
     assert "bytes of stack, expected at most 16" in faults
     assert "instructions that use it, expected none" in faults
 
