@@ -198,9 +198,7 @@ class Scale:
                 with torch.no_grad():
                     fake = generator(distorted)
             mix = uniform(0, 1, draws)
-            judged = yield Request(
-                critic, self.optimizers["discriminator"], real, fake, mix, config.penalty_weight, config.shared_norm
-            )
+            judged = yield Request(critic, self.optimizers["discriminator"], real, fake, mix, config.critic_objective)
         assert judged is not None
         losses = {"critic_distance": judged.distance, "gradient_penalty": judged.penalty}
         if generator is not None:

@@ -1,14 +1,15 @@
-"""Kernels of the training: one operation per file, with its plain form in torch, its Triton kernels and its launcher.
+"""Updates of the critics: what one is asked for, what can make it, and the choice among these.
 
-Triton is optional: every module here imports without it. This file chooses what makes the critic's updates.
+``autograd`` differentiates the objective as it stands; the others have it written out: ``reference`` in plain torch,
+``native`` in C on the CPU, ``triton`` in kernels for CUDA devices, as one CUDA graph. All give the same result.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from training.kernels import reference
 from training.kernels.cpu import native
 from training.kernels.reference import CriticGradients
 from training.networks import Discriminator
-from training.objectives import critic_loss, hinge_loss, scores, spectrally_normalised
+from training.objectives import Objective, critic_loss, hinge_loss, scores, spectrally_normalised
 
 GradientsOfRuns = Callable[..., list[CriticGradients]]
 
@@ -29,7 +30,8 @@ class Request(NamedTuple):
 
     Attributes:
         optimizer: of the critic's parameters, see :func:`training.adam.adam`.
-        real, fake, mix, penalty_weight, shared_norm: as :func:`training.objectives.critic_loss` takes them.
+        real, fake: (N, 3, H, W), of one shape.
+        mix: where between fake (0) and real (1) a gradient penalty is taken.
     """
 
     critic: Discriminator
@@ -37,12 +39,11 @@ class Request(NamedTuple):
     real: Tensor
     fake: Tensor
     mix: float
-    penalty_weight: float
-    shared_norm: bool
+    objective: Objective
 
 
 class Judged(NamedTuple):
-    """The losses before an update, each a scalar: see :class:`training.objectives.CriticLoss`."""
+    """The losses before an update, each a scalar: see :class:`training.kernels.reference.CriticGradients`."""
 
     distance: Tensor
     penalty: Tensor
@@ -57,25 +58,19 @@ def updates_of(config: Config, device: torch.device) -> tuple[Update, str]:
     """What makes the critic's updates of a run, and a line as :func:`choose` returns it.
 
     Raises:
-        ValueError: the machine, or the objective, cannot do what ``config.kernels`` asks for.
+        ValueError: the machine cannot do what ``config.kernels`` asks for.
     """
-    if config.objective == "wgan-gp":
-        return choose(config.kernels, device, config.architecture.channels)
-    if config.kernels not in ("auto", "autograd"):
-        raise ValueError(
-            f"--kernels {config.kernels} is for --objective wgan-gp, whose second derivative it writes out; the hinge "
-            "loss has none: use --kernels auto or autograd"
-        )
-    return hinge_update(config.spectral_norm), "autograd: the hinge loss has no second derivative to write out"
+    return choose(config.kernels, device, config.architecture.channels, config.critic_objective)
 
 
-def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[Update, str]:
-    """What makes the critic's updates by WGAN-GP.
+def choose(name: str, device: torch.device, channels: Sequence[int], objective: Objective) -> tuple[Update, str]:
+    """What makes the critic's updates.
 
     Args:
         name: one of :data:`training.config.KERNELS`.
         device: of the critics.
         channels: widths of the critics.
+        objective: of the critics.
 
     Returns:
         It, and a line that says which it is and why; its first word is the name.
@@ -89,7 +84,7 @@ def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[Up
         return explicit_update(reference.critic_gradients_of_runs), "reference: as asked for"
     fast = name if name != "auto" else "triton" if device.type == "cuda" else "native"
     try:
-        update = _triton(device, channels) if fast == "triton" else _native(device, channels)
+        update = _triton(device, channels, objective) if fast == "triton" else _native(device, channels)
     except _Unusable as reason:
         if name != "auto":
             raise ValueError(
@@ -100,45 +95,33 @@ def choose(name: str, device: torch.device, channels: Sequence[int]) -> tuple[Up
 
 
 def autograd_update(requests: Sequence[Request]) -> list[Judged]:
-    """By :func:`training.objectives.critic_loss` and a double backward."""
+    """By the objectives as :mod:`training.objectives` states them, and autograd."""
     results = []
     for run in requests:
-        total, distance, penalty = critic_loss(
-            run.critic, run.real, run.fake, run.mix, run.penalty_weight, run.shared_norm
-        )
+        total, judged = (_wgan_gp if run.objective.kind == "wgan-gp" else _hinge)(run)
         parameters = list(run.critic.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
             parameter.grad = gradient
         run.optimizer.step()
-        results.append(Judged(distance.detach(), penalty.detach()))
+        results.append(judged)
     return results
 
 
-def hinge_update(spectral_norm: bool) -> Update:
-    """By :func:`training.objectives.hinge_loss`, which has no penalty: 0 is returned for it.
+def _wgan_gp(run: Request) -> tuple[Tensor, Judged]:
+    total, distance, penalty = critic_loss(
+        run.critic, run.real, run.fake, run.mix, run.objective.penalty_weight, run.objective.shared_norm
+    )
+    return total, Judged(distance.detach(), penalty.detach())
 
-    Args:
-        spectral_norm: the critic acts with its weights as :func:`training.objectives.spectrally_normalised` returns
-            them, and the gradient goes through the norm. BatchNorm undoes the scale of all convolutions but the last,
-            up to its eps.
-    """
 
-    def update(requests: Sequence[Request]) -> list[Judged]:
-        results = []
-        for run in requests:
-            parameters: dict[str, Tensor] = dict(run.critic.named_parameters())
-            weights = spectrally_normalised(parameters) if spectral_norm else parameters
-            critic = partial(functional_call, run.critic, weights)
-            of_real, of_fake = scores(critic, (run.real, run.fake), run.shared_norm)
-            gradients = torch.autograd.grad(hinge_loss(of_real, of_fake), list(parameters.values()))
-            for parameter, gradient in zip(parameters.values(), gradients, strict=True):
-                parameter.grad = gradient
-            run.optimizer.step()
-            distance = of_real.mean() - of_fake.mean()
-            results.append(Judged(distance.detach(), distance.new_zeros(())))
-        return results
-
-    return update
+def _hinge(run: Request) -> tuple[Tensor, Judged]:
+    weights: dict[str, Tensor] = dict(run.critic.named_parameters())
+    if run.objective.spectral_norm:
+        weights = spectrally_normalised(weights)
+    critic = partial(functional_call, run.critic, weights)
+    of_real, of_fake = scores(critic, (run.real, run.fake), run.objective.shared_norm)
+    distance = (of_real.mean() - of_fake.mean()).detach()
+    return hinge_loss(of_real, of_fake), Judged(distance, torch.zeros_like(distance))
 
 
 def explicit_update(gradients_of_runs: GradientsOfRuns) -> Update:
@@ -150,21 +133,62 @@ def explicit_update(gradients_of_runs: GradientsOfRuns) -> Update:
             [run.real for run in runs],
             [run.fake for run in runs],
             [run.mix for run in runs],
-            runs[0].penalty_weight,
-            runs[0].shared_norm,
+            runs[0].objective,
         )
         for run, gradients in zip(runs, every, strict=True):
             _apply(run, gradients)
             run.optimizer.step()
         return [Judged(gradients.distance, gradients.penalty) for gradients in every]
 
-    return lambda requests: by_groups(requests, update)
+    return partial(_by_groups, update)
 
 
-def by_groups(requests: Sequence[Request], update: Update) -> list[Judged]:
+class CapturedUpdate:
+    """An :data:`Update` in Triton, with a CUDA graph for each set of critics that is updated together.
+
+    A set that a call does not ask for has ended its scale: its graph goes.
+
+    Args:
+        captured: as graphs, where the device lets it; without, every kernel is launched by itself.
+    """
+
+    def __init__(self, captured: bool = True) -> None:
+        self._graph = importlib.import_module("training.kernels.triton.graph")
+        self.captured = captured
+        self.kept: dict[Hashable, Any] = {}
+
+    def __call__(self, requests: Sequence[Request]) -> list[Judged]:
+        former, self.kept = self.kept, {}
+
+        def update(runs: Sequence[Request]) -> list[Judged]:
+            key = tuple((run.critic, run.optimizer, run.real.shape, run.objective) for run in runs)
+            iteration = self.kept[key] = former.get(key) or self._iteration(runs)
+            losses = iteration([run.real for run in runs], [run.fake for run in runs], [run.mix for run in runs])
+            return [Judged(distance, penalty) for distance, penalty in losses]
+
+        return _by_groups(update, requests)
+
+    def _iteration(self, runs: Sequence[Request]) -> Any:
+        images, _, height, width = runs[0].real.shape
+        iteration = self._graph.CriticIteration(
+            [run.critic for run in runs],
+            [run.optimizer for run in runs],
+            images,
+            (height, width),
+            runs[0].objective,
+        )
+        self.captured = self.captured and iteration.try_capture()
+        return iteration
+
+
+def _by_groups(update: Update, requests: Sequence[Request]) -> list[Judged]:
     """Updates in groups that can share launches, by a function that takes one group."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, request in enumerate(requests):
+        alike = request.critic.last.in_channels, request.real.shape, request.real.device, request.objective
+        groups.setdefault(alike, []).append(index)
     results: dict[int, Judged] = {}
-    for group in _alike(requests):
+    for group in groups.values():
         results |= zip(group, update([requests[index] for index in group]), strict=True)
     return [results[index] for index in range(len(requests))]
 
@@ -173,18 +197,17 @@ class _Unusable(Exception):
     """Why a back end cannot be used here."""
 
 
-def _triton(device: torch.device, channels: Sequence[int]) -> Update:
+def _triton(device: torch.device, channels: Sequence[int], objective: Objective) -> Update:
     if device.type != "cuda":
         raise _Unusable(f"Triton's kernels need a CUDA device, the training is on {device.type}")
     try:
         selfcheck = importlib.import_module("training.kernels.triton.selfcheck")
-        graph = importlib.import_module("training.kernels.triton.graph")
+        update = CapturedUpdate()
     except ImportError as error:
         raise _Unusable(f"{error}; Triton comes with torch's CUDA builds, or from `pip install triton`") from error
-    complaint = selfcheck.check(device, channels)
+    complaint = selfcheck.check(device, channels, objective)
     if complaint is not None:
         raise _Unusable(complaint)
-    update: Update = graph.Iterations()
     return update
 
 
@@ -199,21 +222,11 @@ def _native(device: torch.device, channels: Sequence[int]) -> Update:
     return explicit_update(native.critic_gradients_of_runs)
 
 
-def _alike(requests: Sequence[Request]) -> list[list[int]]:
-    """Indices of requests, those together that can share launches."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for index, request in enumerate(requests):
-        width = request.critic.last.in_channels
-        key = width, request.real.shape, request.real.device, request.penalty_weight, request.shared_norm
-        groups.setdefault(key, []).append(index)
-    return list(groups.values())
-
-
 def _apply(run: Request, gradients: CriticGradients) -> None:
     for parameter, gradient in zip(run.critic.parameters(), gradients.parameters, strict=True):
         parameter.grad = gradient
     norms = [module for module in run.critic.modules() if isinstance(module, nn.BatchNorm2d)]
     images, _, height, width = run.real.shape
-    members = 3 * images if run.shared_norm else images
+    members = run.objective.kinds * images if run.objective.shared_norm else images
     counts = [members * (height - 2 * depth) * (width - 2 * depth) for depth in range(1, len(norms) + 1)]
     reference.update_running_statistics(norms, gradients.statistics, counts)

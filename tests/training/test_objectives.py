@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from task_losses import DenoiseLoss
 from training.networks import Discriminator, Generator
-from training.objectives import critic_loss, generator_loss, scores
+from training.objectives import Objective, critic_loss, generator_loss, scores, spectral_norms, spectrally_normalised
 
 
 @pytest.fixture
@@ -70,6 +71,55 @@ def test_shared_statistics_keep_a_change_of_contrast_visible(images):
     together = [s.std() for s in scores(critic, (real, flat), shared_norm=True)]
     assert apart[0].item() == pytest.approx(apart[1].item(), abs=1e-3)
     assert together[1] < 0.5 * together[0]
+
+
+def weights_of(kind):
+    """Of a convolution, (outputs, inputs, 3, 3)."""
+    draws = torch.Generator().manual_seed(0)
+    if kind == "trained":
+        return [weight for critic in DenoiseLoss().discriminators for weight, _ in critic.layers()]
+    if kind == "fresh":
+        return [p.detach() for width in (16, 64) for p in Discriminator(width).parameters() if p.dim() == 4]
+    if kind == "rank one":
+        rows, columns = (torch.randn(n, generator=draws) for n in (24, 24 * 9))
+        return [torch.outer(rows, columns).view(24, 24, 3, 3)]
+    values = torch.full((64,), 1 - 1e-5)  # the largest singular value is hard to tell from the others
+    values[7] = 1
+    basis, _ = torch.linalg.qr(torch.randn(64 * 9, 64, generator=draws, dtype=torch.float64))
+    turn, _ = torch.linalg.qr(torch.randn(64, 64, generator=draws, dtype=torch.float64))
+    return [(turn @ (values.double()[:, None] * basis.T)).float().view(64, 64, 3, 3)]
+
+
+@pytest.mark.parametrize("kind", ["trained", "fresh", "rank one", "nearly equal"])
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_spectral_norms_are_the_largest_singular_values(kind, scale):
+    weights = [scale * weight for weight in weights_of(kind)]
+    for weight, found in zip(weights, spectral_norms(weights), strict=True):
+        exact = torch.linalg.matrix_norm(weight.double().flatten(1), 2)
+        assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_gradients_go_through_the_spectral_norm():
+    (weight,) = (w.double().requires_grad_() for w in weights_of("fresh")[1:2])
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours = (spectrally_normalised({"w": weight})["w"] * direction).sum()
+    exact = (weight / torch.linalg.matrix_norm(weight.flatten(1), 2) * direction).sum()
+    (found,), (expected,) = (torch.autograd.grad(value, weight) for value in (ours, exact))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_no_convolution_keeps_its_values():
+    tensors = {"bias": torch.ones(4), "weight": 3 * torch.ones(1, 1, 3, 3)}
+    found = spectrally_normalised(tensors)
+    assert found["bias"] is tensors["bias"]
+    torch.testing.assert_close(found["weight"], torch.full((1, 1, 3, 3), 1 / 3))
+
+
+def test_objectives_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="must be wgan-gp or hinge, got 'least-squares'"):
+        Objective("least-squares")
+    with pytest.raises(ValueError, match="for the objective hinge alone, got wgan-gp"):
+        Objective(spectral_norm=True)
 
 
 def test_generator_loss_adds_up(images):

@@ -49,7 +49,7 @@ def gradient_errors(
     scales = {name: Scale(config, index, CPU) for name in updates}
     critics: dict[str, Any] = {name: scale.networks["discriminator"] for name, scale in scales.items()}
     start = [parameter.detach().double() for parameter in critics[BACK_ENDS[0]].parameters()]
-    settings = MIX, config.penalty_weight, config.shared_norm
+    settings = MIX, config.critic_objective
     exact = critic_gradients(start, real.double(), fake.double(), *settings).parameters
     length = sum(gradient.square().sum().item() for gradient in exact)
     errors = {}
@@ -62,7 +62,7 @@ def gradient_errors(
 
 def measure_scale(config: Config, index: int, real: Tensor, fake: Tensor, rounds: int) -> dict[str, dict[str, Any]]:
     """Per back end: seconds of a step, megabytes of its tensors at the finest scale, error of its gradients."""
-    updates = {name: choose(name, CPU, config.architecture.channels)[0] for name in BACK_ENDS}
+    updates = {name: choose(name, CPU, config.architecture.channels, config.critic_objective)[0] for name in BACK_ENDS}
     scales = {name: Scale(config, index, CPU) for name in BACK_ENDS}
     draws = {name: torch.Generator().manual_seed(0) for name in BACK_ENDS}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in BACK_ENDS}

@@ -15,13 +15,14 @@ from torch import Tensor
 from task_losses.discriminator import SLOPE
 from training.adam import adam
 from training.bench.cost.memory import Held, captured_memory
-from training.config import Config
 from training.networks import Discriminator
-from training.objectives import critic_loss
-from training.updates import Request, hinge_update, updates_of
+from training.objectives import Objective, critic_loss
+from training.updates import Request
+from training.updates import autograd_update as update_by_autograd
 
 Update = Callable[[], object]
 MIX, PENALTY_WEIGHT, LR, BETAS = 0.3, 0.1, 5e-4, (0.5, 0.999)
+WGAN_GP, HINGE = Objective("wgan-gp", PENALTY_WEIGHT), Objective("hinge", spectral_norm=True)
 
 
 def functional_gradients(parameters: Sequence[Tensor], real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
@@ -56,17 +57,11 @@ def functional_gradients(parameters: Sequence[Tensor], real: Tensor, fake: Tenso
     return gradients
 
 
-def autograd_update(critic: Discriminator, real: Tensor, fake: Tensor) -> Update:
+def autograd_update(critic: Discriminator, real: Tensor, fake: Tensor, objective: Objective = WGAN_GP) -> Update:
     """The plain update, as training makes it without kernels."""
-    parameters = list(critic.parameters())
-    optimizer = _adam(parameters)
-
-    def update() -> None:
-        total = critic_loss(critic, real, fake, MIX, PENALTY_WEIGHT).total
-        _set_gradients(parameters, torch.autograd.grad(total, parameters))
-        optimizer.step()
-
-    return update
+    optimizer = _adam(list(critic.parameters()))
+    request = Request(critic, optimizer, real, fake, MIX, objective)
+    return lambda: update_by_autograd([request])
 
 
 def compiled_update(critic: Discriminator, real: Tensor, fake: Tensor, **options: Any) -> Update:
@@ -88,29 +83,6 @@ def compiled_update(critic: Discriminator, real: Tensor, fake: Tensor, **options
         optimizer.step()
 
     return update
-
-
-def hinge_by_autograd(critic: Discriminator, real: Tensor, fake: Tensor) -> Update:
-    """The update of the hinge loss with spectral norm, as training makes it without kernels."""
-    optimizer, update = _adam(list(critic.parameters())), hinge_update(spectral_norm=True)
-    return lambda: update([_request(critic, optimizer, real, fake)])
-
-
-def hinge_by_kernels(critic: Discriminator, real: Tensor, fake: Tensor) -> Update:
-    """The same as ``--kernels triton`` makes it.
-
-    Raises:
-        ValueError: there are no such kernels here.
-    """
-    width = critic.last.in_channels
-    config = Config(objective="hinge", spectral_norm=True, channels=(width,), kernels="triton")
-    update, _ = updates_of(config, real.device)
-    optimizer = adam(critic.parameters(), LR, BETAS)
-    return lambda: update([_request(critic, optimizer, real, fake)])
-
-
-def _request(critic: Discriminator, optimizer: torch.optim.Adam, real: Tensor, fake: Tensor) -> Request:
-    return Request(critic, optimizer, real, fake, MIX, PENALTY_WEIGHT, shared_norm=True)
 
 
 class Way(NamedTuple):
@@ -145,18 +117,20 @@ def captured(update: Update, device: torch.device) -> Way:
     return Way(*captured_memory(lambda: record(once, device), device))
 
 
-def fused(critic: Discriminator, real: Tensor, fake: Tensor, precision: str) -> Way:
-    """The Triton kernels of WGAN-GP in a CUDA graph.
+def fused(critic: Discriminator, real: Tensor, fake: Tensor, objective: Objective, precision: str) -> Way:
+    """The Triton kernels in a CUDA graph.
 
     Raises:
-        NotCaptured: the device refuses.
+        RuntimeError: the device refuses to capture it; a warning says why.
     """
     from training.kernels.triton.graph import CriticIteration
 
     size = (real.shape[2], real.shape[3])
     optimizer = adam(critic.parameters(), LR, BETAS)
-    iteration = CriticIteration([critic], [optimizer], len(real), size, PENALTY_WEIGHT, precision=precision)
-    _, held = captured_memory(iteration.capture, real.device)
+    iteration = CriticIteration([critic], [optimizer], len(real), size, objective, precision)
+    is_graph, held = captured_memory(iteration.try_capture, real.device)
+    if not is_graph:
+        raise RuntimeError("no CUDA graph")
     return Way(lambda: iteration([real], [fake], [MIX]), held)
 
 
@@ -172,29 +146,34 @@ def ways(channels: int, size: tuple[int, int], device: torch.device) -> dict[str
         torch.manual_seed(0)
         return Discriminator(channels).to(device)
 
-    def plain(make: Callable[[Discriminator, Tensor, Tensor], Update]) -> Callable[[], Way]:
-        return lambda: Way(make(critic(), real, fake))
+    def autograd(objective: Objective) -> Update:
+        return autograd_update(critic(), real, fake, objective)
 
-    def graph(make: Callable[[Discriminator, Tensor, Tensor], Update]) -> Callable[[], Way]:
-        return lambda: captured(make(critic(), real, fake), device)
+    def compiled(**options: Any) -> Update:
+        return compiled_update(critic(), real, fake, **options)
+
+    def kernels(objective: Objective, precision: str) -> Way:
+        return fused(critic(), real, fake, objective, precision)
 
     if device.type != "cuda":
         # Without code generation, which takes minutes on a CPU and says nothing of a device.
         return {
-            "autograd": plain(autograd_update),
-            "torch.compile": plain(lambda *inputs: compiled_update(*inputs, backend="eager")),
-            "hinge, autograd": plain(hinge_by_autograd),
+            "autograd": lambda: Way(autograd(WGAN_GP)),
+            "hinge, autograd": lambda: Way(autograd(HINGE)),
+            "torch.compile": lambda: Way(compiled(backend="eager")),
         }
     return {
-        "fused, ieee": lambda: fused(critic(), real, fake, "ieee"),
-        "autograd": plain(autograd_update),
-        "autograd, CUDA graph": graph(autograd_update),
-        "hinge, fused": plain(hinge_by_kernels),
-        "hinge, autograd": plain(hinge_by_autograd),
-        "fused, tf32": lambda: fused(critic(), real, fake, "tf32"),
-        "fused, bf16": lambda: fused(critic(), real, fake, "bf16"),
-        "torch.compile": plain(compiled_update),
-        "torch.compile, CUDA graph": graph(compiled_update),
+        "fused, ieee": lambda: kernels(WGAN_GP, "ieee"),
+        "autograd": lambda: Way(autograd(WGAN_GP)),
+        "autograd, CUDA graph": lambda: captured(autograd(WGAN_GP), device),
+        "hinge, fused, ieee": lambda: kernels(HINGE, "ieee"),
+        "hinge, autograd": lambda: Way(autograd(HINGE)),
+        "hinge, autograd, CUDA graph": lambda: captured(autograd(HINGE), device),
+        "fused, tf32": lambda: kernels(WGAN_GP, "tf32"),
+        "fused, bf16": lambda: kernels(WGAN_GP, "bf16"),
+        "hinge, fused, tf32": lambda: kernels(HINGE, "tf32"),
+        "torch.compile": lambda: Way(compiled()),
+        "torch.compile, CUDA graph": lambda: captured(compiled(), device),
     }
 
 

@@ -27,7 +27,7 @@ from training.config import Config
 from training.images import open_image, pyramid
 from training.kernels.triton.optional import TRITON_INSTALLED
 from training.networks import Discriminator, Generator, Network
-from training.objectives import critic_loss, generator_loss
+from training.objectives import Objective, critic_loss, generator_loss
 
 # Seconds that a launch takes at least: issued one by one from Python, and as a node of a CUDA graph. Assumed.
 EAGER_LAUNCH, GRAPH_LAUNCH = 6e-6, 1e-6
@@ -124,13 +124,13 @@ def fused_work(channels: int, size: tuple[int, int], precision: str, shared_norm
     layout = Layout.of(parameters)
     flat, settings = torch.empty(1, layout.total, device="meta"), torch.empty(1, 2, device="meta")
     real, fake = (torch.empty(1, 1, 3, *size, device="meta") for _ in range(2))
-    moved: list[int] = []
+    objective, moved = Objective(shared_norm=shared_norm), list[int]()
     with watch(lambda started: moved.append(_bytes(started.arguments))):
-        launch_step(flat, layout, real, fake, settings, shared_norm, precision, arch=90)
+        launch_step(flat, layout, real, fake, settings, objective, precision, arch=90)
     # Parameters are copied into one row; Adam, in two launches, reads them, gradients and two moments, and writes all
     # but the gradients.
     around = (2 + 7) * flat.numel() * flat.itemsize
-    explicit = _of_operations(lambda: reference.critic_gradients(parameters, real[0], fake[0], 0.5, 0.1, shared_norm))
+    explicit = _of_operations(lambda: reference.critic_gradients(parameters, real[0], fake[0], 0.5, objective))
     return Work(len(moved) + 3, sum(moved) + around, explicit.flop)
 
 

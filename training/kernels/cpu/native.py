@@ -24,7 +24,9 @@ from torch import Tensor
 
 from task_losses.discriminator import SLOPE
 from training.kernels import reference
-from training.kernels.reference import EPS, Activation, Block, CriticGradients, Operations, Passed, Trace
+from training.kernels.operations import EPS, Activation, Block, Operations, Passed, Trace
+from training.kernels.reference import CriticGradients
+from training.objectives import Objective
 from training.provenance import processor
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("winograd.c", "norm.c"))
@@ -174,8 +176,7 @@ def critic_gradients_of_runs(
     real: Sequence[Tensor],
     fake: Sequence[Tensor],
     mix: Sequence[float],
-    penalty_weight: float,
-    shared_norm: bool = True,
+    objective: Objective,
 ) -> list[CriticGradients]:
     """As :func:`training.kernels.reference.critic_gradients_of_runs`, for float32 on the CPU.
 
@@ -190,7 +191,7 @@ def critic_gradients_of_runs(
                 "use the reference for other numbers and devices"
             )
     chosen = operations(len(parameters[0][1]))
-    return reference.critic_gradients_of_runs(parameters, real, fake, mix, penalty_weight, shared_norm, chosen)
+    return reference.critic_gradients_of_runs(parameters, real, fake, mix, objective, chosen)
 
 
 @functools.cache

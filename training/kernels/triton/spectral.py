@@ -1,0 +1,146 @@
+"""Spectral normalisation of all convolutions at once: the norms and their derivatives, and gradients through them.
+
+A weight as a matrix W of a row an output has the Gram matrix W W^T. Squared often enough it becomes a multiple of the
+projection P onto the largest singular vector; the norm is sqrt(trace(P W W^T)), its derivative P W / norm
+(training.objectives.top_projectors). No host waits for a device here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.kernels.operations import Operations
+from training.kernels.triton.launch import cdiv, kernel_dtype, launch_kernel, padded
+from training.kernels.triton.optional import jit, tl
+from training.kernels.triton.parameters import Layout, layer_place
+from training.objectives import SQUARINGS
+
+_COLUMNS = 32  # of a weight that a program multiplies at once
+_BLOCK = 1024  # weights of a program
+_SQUARINGS_AT_ONCE = 3  # before the trace is made 1 again, or the largest entry, at least 1 / C, could underflow
+
+
+class Units(NamedTuple):
+    """What divides the weights.
+
+    Attributes:
+        norms: largest singular values, (runs, depth).
+        directions: their derivatives by the weights, at the weights' places in (runs, total).
+    """
+
+    norms: Tensor
+    directions: Tensor
+
+
+def units_reference(flat: Tensor, layout: Layout) -> Units:
+    """The same in plain torch."""
+    units = [Operations().units(layout.split(row)[::3]) for row in flat]
+    directions = torch.zeros_like(flat)
+    for row, of_run in zip(directions, units, strict=True):
+        for place, unit in zip(layout.split(row)[::3], of_run, strict=True):
+            place.copy_(unit.direction)
+    return Units(torch.stack([torch.stack([unit.norm for unit in of_run]) for of_run in units]), directions)
+
+
+def units(flat: Tensor, layout: Layout) -> Units:
+    """Spectral norms of all convolutions.
+
+    Args:
+        flat: (runs, total).
+    """
+    result = Units(flat.new_empty(len(flat), layout.depth), torch.empty_like(flat))
+    launch_kernel(
+        units_kernel, (layout.depth, len(flat)), flat, *result,
+        CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total, OUTPUT_BLOCK=padded(layout.channels),
+        COLUMNS=_COLUMNS, ROUNDS=SQUARINGS // _SQUARINGS_AT_ONCE, SQUARINGS=_SQUARINGS_AT_ONCE,
+        # Three products of TF32's numbers for each of float32's: a matrix product takes fewer registers on the tensor
+        # cores, and what is squared 18 times waits for nothing else.
+        PRECISION="tf32x3", SUMS=kernel_dtype(flat.dtype), warps=4 if layout.channels <= 32 else 8,
+    )  # fmt: skip
+    return result
+
+
+@jit
+def units_kernel(
+    flat_ptr, norms_ptr, directions_ptr,
+    CHANNELS: tl.constexpr, DEPTH: tl.constexpr, TOTAL: tl.constexpr, OUTPUT_BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr, ROUNDS: tl.constexpr, SQUARINGS: tl.constexpr,
+    PRECISION: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
+    """Grid (layers, runs)."""
+    layer = tl.program_id(0)
+    run = tl.program_id(1).to(tl.int64)
+    inputs, outputs, offset = layer_place(layer, CHANNELS, DEPTH)
+    columns = 9 * inputs
+    row = tl.arange(0, OUTPUT_BLOCK)
+    column = tl.arange(0, COLUMNS)
+    place = run * TOTAL + offset + row[:, None] * columns + column[None, :]
+    diagonal = row[:, None] == row[None, :]
+
+    gram = tl.zeros((OUTPUT_BLOCK, OUTPUT_BLOCK), SUMS)
+    for start in tl.range(0, columns, COLUMNS, num_stages=1):
+        mask = (row < outputs)[:, None] & (start + column < columns)[None, :]
+        weight = tl.load(flat_ptr + place + start, mask=mask, other=0.0)
+        gram = tl.dot(weight, tl.trans(weight), gram, input_precision=PRECISION, out_dtype=SUMS)
+    power = gram / tl.sum(tl.where(diagonal, gram, 0.0))
+    for _ in tl.range(0, ROUNDS, num_stages=1):
+        for _ in tl.static_range(SQUARINGS):
+            power = tl.dot(power, power, input_precision=PRECISION, out_dtype=SUMS)
+        power /= tl.sum(tl.where(diagonal, power, 0.0))
+    norm = tl.sqrt(tl.sum(power * gram))
+    tl.store(norms_ptr + run * DEPTH + layer, norm)
+    for start in tl.range(0, columns, COLUMNS, num_stages=1):
+        mask = (row < outputs)[:, None] & (start + column < columns)[None, :]
+        weight = tl.load(flat_ptr + place + start, mask=mask, other=0.0)
+        direction = tl.dot(power, weight, input_precision=PRECISION, out_dtype=SUMS) / norm
+        tl.store(directions_ptr + place + start, direction, mask=mask)
+
+
+def through_norms_reference(by_unit: Tensor, flat: Tensor, units: Units, gradients: Tensor, layout: Layout) -> None:
+    """The same in plain torch."""
+    for run in range(len(flat)):
+        rows = [layout.split(tensor[run])[::3] for tensor in (by_unit, flat, units.directions, gradients)]
+        for (g, weight, direction, result), norm in zip(zip(*rows, strict=True), units.norms[run], strict=True):
+            result.copy_((g - (g * weight).sum() / norm * direction) / norm)
+
+
+def through_norms(by_unit: Tensor, flat: Tensor, units: Units, gradients: Tensor, layout: Layout) -> None:
+    """From the gradients by the weights that act, those by the weights themselves.
+
+    Args:
+        by_unit, flat: (runs, total): gradients by the weights divided by their norms, and parameters.
+        gradients: (runs, total), gets the gradients of all convolutions' weights.
+    """
+    launch_kernel(
+        through_norms_kernel, (cdiv(layout.largest, _BLOCK), layout.depth, len(flat)),
+        by_unit, flat, *units, gradients,
+        CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total, BLOCK=_BLOCK, SUMS=kernel_dtype(flat.dtype),
+    )  # fmt: skip
+
+
+@jit
+def through_norms_kernel(
+    by_unit_ptr, flat_ptr, norms_ptr, directions_ptr, gradients_ptr,
+    CHANNELS: tl.constexpr, DEPTH: tl.constexpr, TOTAL: tl.constexpr, BLOCK: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks of numbers, layers, runs): each program adds up the whole layer's product by itself."""
+    layer = tl.program_id(1)
+    run = tl.program_id(2).to(tl.int64)
+    inputs, outputs, offset = layer_place(layer, CHANNELS, DEPTH)
+    size = 9 * inputs * outputs
+    place = run * TOTAL + offset + tl.arange(0, BLOCK)
+    number = tl.arange(0, BLOCK)
+    products = tl.zeros((BLOCK,), SUMS)
+    for start in tl.range(0, size, BLOCK, num_stages=1):
+        mask = start + number < size
+        by_unit = tl.load(by_unit_ptr + place + start, mask=mask, other=0.0)
+        products += by_unit * tl.load(flat_ptr + place + start, mask=mask, other=0.0)
+    norm = tl.load(norms_ptr + run * DEPTH + layer)
+    start = tl.program_id(0) * BLOCK
+    mask = start + number < size
+    by_unit = tl.load(by_unit_ptr + place + start, mask=mask, other=0.0)
+    direction = tl.load(directions_ptr + place + start, mask=mask, other=0.0)
+    tl.store(gradients_ptr + place + start, (by_unit - tl.sum(products, 0) / norm * direction) / norm, mask=mask)
