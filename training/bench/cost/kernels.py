@@ -16,7 +16,7 @@ from task_losses.discriminator import SLOPE
 from training.adam import adam
 from training.bench.cost.memory import Held, captured_memory
 from training.networks import Discriminator
-from training.objectives import Objective, critic_loss
+from training.objectives import Objective
 from training.updates import Request
 from training.updates import autograd_update as update_by_autograd
 

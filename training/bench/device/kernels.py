@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import torch
 
 from training.bench.device.work import Skipped, Work, main
-from training.kernels import reference
 from training.kernels.triton import selfcheck
 from training.kernels.triton.configs import architecture
 from training.kernels.triton.launch import Started
 from training.kernels.triton.optional import TRITON_INSTALLED, interpreted
-from training.updates import explicit_update
+from training.objectives import Objective
 
 WIDTHS = (24, 16, 32, 64)  # those of the recipes first
 _ON_CPU = 90  # what is compiled for where there is no device
@@ -135,17 +134,19 @@ def compile_all(work: Work) -> None:
 
 
 def check(work: Work) -> None:
-    """Each width of critic against the reference in float64."""
+    """Each width of critic, by each objective, against the reference in float64."""
     for width in (8,) if work.small else WIDTHS:
-        begun, before = time.perf_counter(), cache_entries()
-        with work.noted(width=width) as row:
-            if work.small:  # the kernels need a device: what is compared here is the reference itself
-                update = explicit_update(reference.critic_gradients_of_runs)
-                row["complaint"] = selfcheck.disagreement(update, work.device, width, selfcheck._CASES[:1])
-            else:
-                row["complaint"] = selfcheck.check(work.device, (width,))
-            row["seconds"] = time.perf_counter() - begun
-            row["compiled_though_compiled_ahead"] = cache_entries() - before
+        for objective in (Objective("wgan-gp"), Objective("hinge", spectral_norm=True)):
+            begun, before = time.perf_counter(), cache_entries()
+            with work.noted(width=width, objective=objective.kind) as row:
+                if work.small:  # the kernels need a device: what is compared here is the reference itself
+                    case = selfcheck.by_reference, work.device, width, objective, selfcheck._CASES[:1]
+                    row["complaint"] = selfcheck.disagreement(*case)
+                else:
+                    row["complaint"] = selfcheck.check(work.device, (width,), objective)
+                work.errors += row["complaint"] is not None
+                row["seconds"] = time.perf_counter() - begun
+                row["compiled_though_compiled_ahead"] = cache_entries() - before
 
 
 if __name__ == "__main__":

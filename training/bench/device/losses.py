@@ -15,37 +15,20 @@ from torch import Tensor, nn
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss
 from training.bench.cost.kernels import captured
 from training.bench.cost.memory import peak_memory
-from training.bench.cost.speed import VGGLoss
 from training.bench.cost.timing import Step, launches, median_milliseconds, tf32
 from training.bench.device.work import Work, main
+from training.bench.trunks import TrunkLoss, alexnet, vgg16
 
 SHAPES = ((8, 3, 96, 96), (16, 3, 128, 128), (1, 3, 512, 512), (1, 3, 1024, 1024))
 SMALL = ((1, 3, 64, 72),)
 
 
-class AlexLoss(VGGLoss):
-    """The convolutions of AlexNet (Krizhevsky 2014, arXiv 1404.5997), mean squared differences after each."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-        self.blocks = nn.ModuleList()
-        inputs = 3
-        for block, (width, side, stride, padding) in enumerate(
-            [(64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)]
-        ):
-            layers: list[nn.Module] = [nn.MaxPool2d(3, 2)] if block in (1, 2) else []
-            layers += [nn.Conv2d(inputs, width, side, stride, padding), nn.ReLU(inplace=True)]
-            self.blocks.append(nn.Sequential(*layers))
-            inputs = width
-        self.requires_grad_(False).eval()
-
-
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "JPEGLoss": lambda: JPEGLoss(pretrained=False),
     "SRLoss": lambda: SRLoss(pretrained=False),
-    "VGG16, 4 blocks": VGGLoss,
+    "VGG16, 4 blocks": lambda: TrunkLoss(vgg16()),
     "DenoiseLoss": lambda: DenoiseLoss(pretrained=False),
-    "AlexNet": AlexLoss,
+    "AlexNet": lambda: TrunkLoss(alexnet()),
 }
 
 

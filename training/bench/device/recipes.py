@@ -15,35 +15,27 @@ from torch import Tensor
 
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
 from training.bench.cost.timing import wait_for
-from training.bench.device import prepared
 from training.bench.device.work import Skipped, Work, main
-from training.images import open_image
 
 # What only training needs is imported where it is used: a machine may lack it, and then this says so.
-_SMALL = ["--scales", "2", "--longest-side", "32", "--steps", "2"]
+_SMALL = ["--scales", "2", "--longest-side", "36", "--steps", "2"]  # the coarsest levels of the recipe
 _PROFILED = ["--scales", "1", "--steps", "60", "--checkpoint-every", "1000"]  # the finest level alone
 _LAUNCHING = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 _WAITING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 
 
 def recipe(work: Work, task: str) -> list[str]:
-    """Flags of ``training.train`` for a task's released recipe, here.
+    """Flags of ``training.train`` for a task's released recipe, here. Without its image the part is passed over."""
+    from training.bench.device import prepared
+    from training.release import RECIPES
 
-    Raises:
-        Skipped: something is not installed, and not prepared either.
-    """
-    try:
-        from training.release import RECIPES
-    except ImportError as error:
-        raise Skipped(f"training cannot be imported here: {error}") from error
     flags = ["--task", task, *RECIPES[task], "--device", work.device.type]
+    if work.prepared is not None:
+        return [*flags, *prepared.flags(work.prepared, task)]
     try:
-        if work.prepared is not None:
-            flags += prepared.flags(work.prepared, task)
-        else:
-            open_image("skimage:chelsea")  # scikit-image brings Pillow, the codec
-    except (ImportError, OSError, ValueError) as error:
-        raise Skipped(f"{error}; make a folder with --prepare where scikit-image and Pillow are installed") from error
+        import skimage  # noqa: F401  brings Pillow, the codec
+    except ModuleNotFoundError as error:
+        raise Skipped(f"{error}: make a folder with --prepare where it is, and bring it with --prepared") from error
     return flags
 
 
@@ -52,6 +44,7 @@ def train(task: str) -> Callable[[Work], None]:
         flags = recipe(work, task)
         from training import export
         from training import train as training
+        from training.bench.device.prepared import unseen
         from training.run_folder import RunFolder
 
         with tempfile.TemporaryDirectory() as name, work.noted(task=task) as row:
@@ -69,7 +62,7 @@ def train(task: str) -> Callable[[Work], None]:
             row |= {"steps_per_second": steps / seconds, "whole": not work.small}
             loss = TaskLoss(export.export(folder))
             released = next(kind for kind in (SRLoss, DenoiseLoss, JPEGLoss) if kind.task == task)()
-            row |= compared(loss, released, prepared.unseen(work.prepared))
+            row |= compared(loss, released, unseen(work.prepared))
 
     return part
 

@@ -18,8 +18,8 @@ from training.bench.device.runner import run_limited
 from training.bench.device.work import Skipped, Work, main
 from training.kernels import reference
 from training.networks import Discriminator
+from training.objectives import Objective
 from training.provenance import ROOT
-from training.updates import Request, Update, explicit_update
 
 TOOLS = {
     "memcheck": "outside of memory, misaligned",
@@ -62,22 +62,20 @@ def _sanitizer() -> str:
 
 
 def bare(work: Work) -> None:
-    """The update itself."""
-    torch.manual_seed(0)
-    critic = Discriminator(_CHANNELS).to(work.device)
-    optimizer = adam(critic.parameters(), 5e-4, (0.5, 0.999))
-    real, fake = (torch.rand(1, 3, *_SIZE).to(work.device) for _ in range(2))
-    request = Request(critic, optimizer, real, fake, mix=0.3, penalty_weight=0.1, shared_norm=True)
-    (judged,) = _update(work)([request])
-    print(f"distance {judged.distance.item():.6f}, penalty {judged.penalty.item():.6f}")
+    """An update by either objective; on a CPU the reference stands in for the kernels."""
+    for objective in (Objective("wgan-gp"), Objective("hinge", spectral_norm=True)):
+        torch.manual_seed(0)
+        critic = Discriminator(_CHANNELS).to(work.device)
+        optimizer = adam(critic.parameters(), 5e-4, (0.5, 0.999))
+        real, fake = (torch.rand(1, 3, *_SIZE).to(work.device) for _ in range(2))
+        if work.small:
+            distance, penalty = reference.critic_gradients(list(critic.parameters()), real, fake, 0.3, objective)[:2]
+        else:
+            from training.kernels.triton.graph import CriticIteration
 
-
-def _update(work: Work) -> Update:
-    if work.small:
-        return explicit_update(reference.critic_gradients_of_runs)
-    from training.kernels.triton.graph import Iterations
-
-    return Iterations(captured=False)
+            iteration = CriticIteration([critic], [optimizer], 1, _SIZE, objective)
+            distance, penalty = iteration([real], [fake], [0.3])[0]
+        print(f"{objective.kind}: distance {distance.item():.6f}, penalty {penalty.item():.6f}")
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ import sys
 
 from training.bench.cost.kernels import Way, ways
 from training.bench.cost.memory import peak_memory
-from training.bench.cost.roofline import recipe_sizes
 from training.bench.cost.timing import launches, milliseconds, tf32, wait_for
 from training.bench.device.work import Work, main
-from training.config import Config
 
 CHANNELS = 32
+SIZES = ((18, 27), (56, 84), (133, 200))  # of the default recipe's levels: the coarsest, one between, the finest
+SMALL = ((13, 17),)
 _LEFT_FOR_TIMING = 4.0  # seconds
 
 
-def sizes(work: Work) -> list[tuple[int, int]]:
-    """The coarsest level, one between, and the finest."""
-    every = recipe_sizes(Config())
-    return [(13, 17)] if work.small else [every[0], every[len(every) // 2], every[-1]]
+def sizes(work: Work) -> tuple[tuple[int, int], ...]:
+    return SMALL if work.small else SIZES
 
 
 def times(work: Work) -> None:

@@ -71,7 +71,7 @@ class Work:
         """A row whose making may fail: then it is written with the error, and the part goes on, but has failed."""
         try:
             yield row
-        except Skipped:
+        except (Skipped, ModuleNotFoundError):
             raise
         except Exception as error:
             self.failed(error, **row)
@@ -111,7 +111,7 @@ def main(parts: Parts) -> int:
     work = Work(arguments.part, arguments.file, device, arguments.end, arguments.commit, arguments.prepared)
     try:
         parts[arguments.part](work)
-    except Skipped as reason:
+    except (Skipped, ModuleNotFoundError) as reason:  # a machine may lack what only some parts need
         work.add(skipped=str(reason))
         print(reason)
         return SKIPPED
