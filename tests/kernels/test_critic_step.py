@@ -214,17 +214,23 @@ def test_a_plain_process_says_that_the_tensors_are_in_the_wrong_place():
         critic_gradients(*case(8, 1, (11, 11)), 10.0)
 
 
+# About three times what plain torch shows on a CPU with operands rounded alike, the worst of eight draws of each size.
+# Separate statistics divide by the deviation of a single image: rounding weighs up to ten times as much there.
+_BOUNDS = {"shared": {"ieee": 1e-3, "tf32": 0.01, "bf16": 0.2}, "apart": {"ieee": 5e-3, "tf32": 0.08, "bf16": 0.4}}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "bound"), [("ieee", 1e-3), ("tf32", 0.02), ("bf16", 0.1)])
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
 @pytest.mark.parametrize(("channels", "images", "size"), [(8, 3, (11, 11)), (32, 1, (63, 97)), (64, 2, (17, 250))])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
-def test_step_on_a_device(channels, images, size, precision, bound, shared):
+def test_step_on_a_device(channels, images, size, precision, shared):
     """Euclidean norm over all gradients: where rounding moves an activation across the kink, single numbers jump."""
     device = need_cuda()
     problem, exact = (case(channels, images, size, dtype) for dtype in (torch.float32, torch.float64))
     inputs = *on(device, *problem), 0.1, shared, precision
     result, right = critic_gradients(*inputs), reference.critic_gradients(*exact, 0.1, shared)
     gradients = [torch.cat([g.double().cpu().flatten() for g in r.parameters]) for r in (result, right)]
+    bound = _BOUNDS["shared" if shared else "apart"][precision]
     assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < bound
     assert same_bits(result, critic_gradients(*inputs))
 
