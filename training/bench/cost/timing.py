@@ -72,7 +72,9 @@ def launches(step: Step, device: torch.device) -> Counter[str]:
     events = [event for event in profiler.events() or [] if event.device_type.name == kind]
     if on_cuda:  # a range that the host has named is shown on the device too, but is no launch
         return Counter(event.name for event in events if not getattr(event, "is_user_annotation", False))
-    return Counter(event.name for event in events if event.name.startswith("aten::"))
+    operations = [event for event in events if event.name.startswith("aten::")]
+    # An operation that another one calls is a part of it.
+    return Counter(op.name for op in operations if not (op.cpu_parent and op.cpu_parent.name.startswith("aten::")))
 
 
 @contextmanager
