@@ -38,11 +38,9 @@ def test_updates_by_either_form_agree():
 
 
 def test_more_sizes_than_dynamo_keeps_variants_of_are_compiled():
-    critic = problem()[0]
     with torch._dynamo.config.patch(recompile_limit=1):
         for side in (11, 12, 13):
-            real, fake = torch.rand(2, 1, 3, side, side, dtype=torch.float64)
-            kernels.compiled_update(critic, real, fake, backend="eager")()
+            kernels.ways(8, (side, side), torch.device("cpu"))["torch.compile"]().update()
 
 
 def test_every_way_of_a_cpu_updates_its_critic():

@@ -65,15 +65,11 @@ def autograd_update(critic: Discriminator, real: Tensor, fake: Tensor, objective
 
 
 def compiled_update(critic: Discriminator, real: Tensor, fake: Tensor, **options: Any) -> Update:
-    """The functional form under torch.compile, for this size alone.
-
-    With sizes left open torch 2.11 cannot trace a gradient of a gradient; and of one function Dynamo keeps eight
-    variants, then gives up. So each size begins anew: what was compiled before is forgotten.
+    """The functional form under torch.compile, for this size alone: left open, torch 2.11 cannot trace it.
 
     Args:
         options: of torch.compile.
     """
-    torch.compiler.reset()
     parameters = list(critic.parameters())
     optimizer = _adam(parameters)
     gradients = torch.compile(functional_gradients, fullgraph=True, dynamic=False, **options)
@@ -137,8 +133,10 @@ def fused(critic: Discriminator, real: Tensor, fake: Tensor, objective: Objectiv
 def ways(channels: int, size: tuple[int, int], device: torch.device) -> dict[str, Callable[[], Way]]:
     """What makes each way to update, with a critic of its own and the same images; whatever compiles comes last.
 
-    Each may raise where the machine cannot do it.
+    Each may raise where the machine cannot do it. What torch.compile made for other sizes is forgotten: of one function
+    Dynamo keeps eight variants, then it gives up.
     """
+    torch.compiler.reset()
     draws = torch.Generator().manual_seed(0)
     real, fake = (torch.rand(1, 3, *size, generator=draws).to(device) for _ in range(2))
 

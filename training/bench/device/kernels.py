@@ -102,7 +102,8 @@ class _Absent:
 
 def cache_entries() -> int:
     """Of Triton's cache: one for each kernel that was compiled, and few others."""
-    folder = os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache"
+    home = os.environ.get("TRITON_HOME") or Path.home()
+    folder = os.environ.get("TRITON_CACHE_DIR") or Path(home) / ".triton" / "cache"
     return sum(1 for _ in Path(folder).glob("*"))
 
 
