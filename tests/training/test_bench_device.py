@@ -130,6 +130,7 @@ KINDS = {
     "silent": ("pass", "failed", "left no results"),
     "garbage": ("open(FILE, 'wb').write(bytes(range(256))); print('\\udcff' * 9, flush=True)", "failed", ""),
     "noise": (f"{WRITES}; import sys; sys.stdout.buffer.write(bytes(range(256)) * 4000)", "passed", ""),
+    "torn": (f"{WRITES}; Path(FILE).with_name(f'.{{Path(FILE).name}}.1').touch(); exit(1)", "failed", "status 1"),
     "skips": ("print('no reason'); raise SystemExit(77)", "skipped", "no reason"),
     "hangs": (
         "import subprocess, sys, time; "
@@ -162,6 +163,7 @@ def test_whatever_a_part_does_is_recorded_and_passed_over(tmp_path):
         assert row["status"] == KINDS[kind][1], row
         assert KINDS[kind][2] in row["output"]
         assert len(row["output"]) < files.LONGEST_TEXT + 100
+    assert not list(tmp_path.glob(".*"))
     assert json.loads((tmp_path / "device.json").read_text())["rows"][1]["output"] == rows[1]["output"]
 
 

@@ -34,6 +34,12 @@ def write_content(path: Path, content: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
+def remove_unfinished(path: Path) -> None:
+    """What a process that was killed while it wrote a file has left beside it."""
+    for part in path.parent.glob(f".{path.name}.*"):
+        part.unlink(missing_ok=True)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

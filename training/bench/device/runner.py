@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from training.bench.device.files import LONGEST_TEXT, read_content, write_content
+from training.bench.device.files import LONGEST_TEXT, read_content, remove_unfinished, write_content
 from training.bench.device.stages import Part
 
 SKIPPED = 77  # status of a process that says why it does nothing, as automake has it
@@ -98,6 +98,7 @@ def run_parts(
             status, output = _judged(part, ended, file)
         except OSError as error:
             status, output = "failed", f"cannot be started: {error}"
+        remove_unfinished(file)
         rows[index] |= {"status": status, "seconds": time.monotonic() - started, "output": output}
         save()
         print(f"{part.full_name}: {status}, {rows[index]['seconds']:.0f} of {limit:.0f} s", flush=True)
