@@ -96,8 +96,12 @@ def profile(work: Work) -> None:
 
 def shares(events: Any) -> dict[str, Any]:
     """Seconds of a profile by what they went to."""
-    on_host = {event.key: event.self_cpu_time_total / 1e6 for event in events}
-    on_device = {event.key: event.self_device_time_total / 1e6 for event in events if event.self_device_time_total}
+    on_host, on_device = dict[str, float](), dict[str, float]()
+    for event in events:  # what the host called has its kernels' time too: it is counted where it ran
+        if event.device_type.name == "CPU":
+            on_host[event.key] = event.self_cpu_time_total / 1e6
+        elif not getattr(event, "is_user_annotation", False):
+            on_device[event.key] = event.self_device_time_total / 1e6
 
     def spent(names: tuple[str, ...]) -> Any:
         return sum(seconds for key, seconds in on_host.items() if key.startswith(names))

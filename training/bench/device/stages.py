@@ -38,13 +38,13 @@ PARTS = (
     Part("values", "errors", 25, "", "a small image"),
     Part("recipes", "sr", 40, _RECIPE, "two small scales"),
     Part("recipes", "denoise", 35, _RECIPE, "two small scales"),
-    Part("recipes", "jpeg", 45, _RECIPE, "two small scales"),
+    Part("recipes", "jpeg", 40, _RECIPE, "two small scales"),
     Part("losses", "compile", 45, "a C compiler on a GPU", "a small image, without code generation"),
     Part("suite", "gpu", 40, "pytest", "one file, whose GPU tests are skipped"),
     Part("updates", "times", 40, "", "autograd and torch.compile without code generation"),
     Part("recipes", "profile", 15, _RECIPE, "two small scales"),
     Part("losses", "launches", 10, "", "a small image: operations of the CPU"),
-    Part("updates", "launches", 5, "", "operations of the CPU"),
+    Part("updates", "launches", 10, "", "operations of the CPU"),
     Part("sanitizer", "step", 25, f"{_GPU}, compute-sanitizer of the CUDA toolkit", "the step alone"),
 )
 BUDGET = sum(part.share for part in PARTS)
