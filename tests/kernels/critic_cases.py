@@ -11,7 +11,11 @@ SPECTRAL = Objective("hinge", spectral_norm=True)  # as the released critics of 
 WGAN_GP_APART = Objective("wgan-gp", penalty_weight=10.0, shared_norm=False)
 SPECTRAL_APART = Objective("hinge", spectral_norm=True, shared_norm=False)
 HINGE = Objective("hinge")
+LIGHT = Objective("wgan-gp")  # with the weight that training takes, which rounding shows less in
+LIGHT_APART = Objective("wgan-gp", shared_norm=False)
 NAMES = {
+    LIGHT: "wgan-gp-light",
+    LIGHT_APART: "wgan-gp-light-apart",
     WGAN_GP: "wgan-gp",
     SPECTRAL: "spectral",
     WGAN_GP_APART: "wgan-gp-apart",
