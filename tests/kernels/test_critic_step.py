@@ -223,8 +223,8 @@ def test_a_plain_process_says_that_the_tensors_are_in_the_wrong_place():
 
 
 # About three times what plain torch shows on a CPU with operands rounded alike, the worst of eight draws of each size.
-# Separate statistics divide by the deviation of a single image, and a hinge turns scores of patches off and on: rounding
-# weighs up to ten times as much there.
+# Separate statistics divide by the deviation of a single image, and a hinge turns scores of patches off and on:
+# rounding weighs up to ten times as much there.
 _BOUNDS = {"ieee": 1e-3, "tf32": 0.01, "bf16": 0.2}
 _WIDER = {"ieee": 5e-3, "tf32": 0.08, "bf16": 0.5}
 
