@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -48,6 +49,9 @@ def set_rate(optimizer: torch.optim.Adam, rate: float) -> None:
 def load_moments(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
     """Takes up the moments and the count of steps of a ``state_dict``, which may come from another kind of device.
 
-    The rate, and how a step is computed, stay the optimizer's own.
+    The rate, and how a step is computed, stay the optimizer's own. Nothing is shared with the state afterwards, nor
+    with the optimizer that it came from: torch's ``load_state_dict`` keeps the very tensors where no conversion is
+    needed, and steps of either would move both.
     """
+    state = copy.deepcopy(state)
     optimizer.load_state_dict(state | {"param_groups": optimizer.state_dict()["param_groups"]})

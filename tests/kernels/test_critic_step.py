@@ -218,17 +218,25 @@ def test_a_plain_process_says_that_the_tensors_are_in_the_wrong_place():
         critic_gradients(*case(8, 1, (11, 11)), WGAN_GP)
 
 
+# About three times what plain torch shows on a CPU with operands rounded alike, the worst of eight draws of each size.
+# Separate statistics divide by the deviation of a single image, and a hinge turns scores of patches off and on:
+# rounding weighs up to ten times as much there.
+_BOUNDS = {"ieee": 1e-3, "tf32": 0.01, "bf16": 0.2}
+_WIDER = {"ieee": 5e-3, "tf32": 0.08, "bf16": 0.5}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "bound"), [("ieee", 1e-3), ("tf32", 0.02), ("bf16", 0.1)])
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
 @pytest.mark.parametrize(("channels", "images", "size"), [(8, 3, (11, 11)), (32, 1, (63, 97)), (64, 2, (17, 250))])
 @objectives(LIGHT, LIGHT_APART, SPECTRAL, SPECTRAL_APART)
-def test_step_on_a_device(channels, images, size, precision, bound, objective):
+def test_step_on_a_device(channels, images, size, precision, objective):
     """Euclidean norm over all gradients: where rounding moves an activation across the kink, single numbers jump."""
     device = need_cuda()
     problem, exact = (case(channels, images, size, dtype) for dtype in (torch.float32, torch.float64))
     inputs = *on(device, *problem), objective, precision
     result, right = critic_gradients(*inputs), reference.critic_gradients(*exact, objective)
     gradients = [torch.cat([g.double().cpu().flatten() for g in r.parameters]) for r in (result, right)]
+    bound = (_BOUNDS if objective == LIGHT else _WIDER)[precision]
     assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < bound
     assert same_bits(result, critic_gradients(*inputs))
 

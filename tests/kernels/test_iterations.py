@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import os
 import warnings
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from training.kernels.triton import graph, selfcheck, step
 from training.kernels.triton.graph import CriticIteration
 from training.networks import Discriminator
 from training.run_folder import RunFolder
+from training.scale import Scale
 from training.updates import CapturedUpdate, Request, choose
 
 pytestmark = pytest.mark.usefixtures("without_overflow_checks")
@@ -294,7 +296,7 @@ def test_images_of_another_size_are_refused():
 @pytest.mark.parametrize("steps_before", [0, 2])
 @objectives(WGAN_GP, SPECTRAL)
 def test_a_graph_does_what_its_launches_do(steps_before, objective):
-    device = need_cuda()
+    device = need_capture()
     begins = [begun(seed, steps_before, device, torch.float32) for seed in range(2)]
     captured, plain = (
         CriticIteration(*zip(*copied, strict=True), 1, (25, 34), objective)
@@ -325,22 +327,24 @@ def again(critic, optimizer):
 
 @pytest.mark.gpu
 def test_a_capture_that_fails_leaves_the_device_as_it_was():
-    device = need_cuda()
+    device = need_capture()
     number, stream = torch.ones((), device=device), torch.cuda.current_stream(device)
     with pytest.raises(RuntimeError):
         graph.record(number.item, device)
     assert torch.cuda.current_stream(device) == stream
     assert not torch.cuda.is_current_stream_capturing()
     assert (number + 1).item() == 2
-    for _ in range(2):  # the allocator and the stream take another
-        graph.record(lambda: number.mul_(2), device)()
+    torch.cuda.empty_cache()  # raises while the allocator believes in a capture
+    number.mul_(1)  # its kernel is loaded before the capture
+    doubled = graph.record(lambda: number.mul_(2), device)
+    doubled(), doubled()
     assert number.item() == 4
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", [["--no-generator"], ["--generator"], HINGE_FLAGS], ids=" ".join)
 def test_training_on_a_device_resumes_bit_for_bit_from_graphs(tmp_path, monkeypatch, form):
-    need_cuda()
+    need_capture()
     torch.use_deterministic_algorithms(False)  # the generator's padding has no deterministic gradient
     used = []
 
@@ -352,7 +356,7 @@ def test_training_on_a_device_resumes_bit_for_bit_from_graphs(tmp_path, monkeypa
     monkeypatch.setattr(updates, "choose", watched)
     flags = ["--task", "denoise", "--device", "cuda", "--kernels", "triton", "--channels", "16", *form]
     assert run(tmp_path / "whole", *flags) == 0
-    honest, count = train.Scale.step, 0
+    honest, count = Scale.request, 0
 
     def dying(self, *arguments):
         nonlocal count
@@ -362,7 +366,7 @@ def test_training_on_a_device_resumes_bit_for_bit_from_graphs(tmp_path, monkeypa
         return honest(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Scale, "step", dying)
+        patch.setattr(Scale, "request", dying)
         assert run(tmp_path / "broken", *flags) == 130
     assert train.main(["--out", str(tmp_path / "broken"), "--resume"]) == 0
     assert all(update.captured for update in used)
@@ -377,25 +381,28 @@ def test_training_on_a_device_resumes_bit_for_bit_from_graphs(tmp_path, monkeypa
 @pytest.mark.gpu
 @objectives(WGAN_GP, SPECTRAL)
 def test_steps_do_not_wait_for_the_device(objective):
-    device = need_cuda()
+    device = need_capture()
     config = Config(channels=(16,), scales=1, steps=10, objective=objective.kind, spectral_norm=objective.spectral_norm)
-    scale = train.Scale(config, 0, device)
-    update, draws = CapturedUpdate(), torch.Generator().manual_seed(0)
-    real, distorted = torch.rand(2, 1, 3, 25, 34)
-    shown = scale.received(real)
+    scale = Scale(config, 0, device)
+    update = CapturedUpdate()
+    level, distorted = torch.rand(2, 1, 3, 25, 34).pin_memory()
+    level = level.to(device)
+    real = scale.shown(level)
     try:
         for step in range(10):
-            course = scale.step(shown, scale.received(distorted), step, draws)
-            answers = update([next(course)])
-            with pytest.raises(StopIteration):
-                course.send(answers[0])
+            fake = scale.fake(distorted[None].to(device, non_blocking=True), level)
+            scale.begin_step(step)
+            (judged,) = update([scale.request(real, fake, 0.5)])
+            scale.losses(judged, real, fake)
             torch.cuda.set_sync_debug_mode("error")  # the first step may capture
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert update.captured
 
 
-def need_cuda():
+def need_capture():
     if not torch.cuda.is_available():
         pytest.skip("torch finds no CUDA device")
+    if "PYTORCH_NO_CUDA_MEMORY_CACHING" in os.environ:  # with whatever value
+        pytest.skip("without its caching allocator torch captures no graph")
     return torch.device("cuda")

@@ -9,7 +9,8 @@ from training import train
 from training.kernels import reference
 from training.kernels.cpu import native
 from training.kernels.cpu.native import NativeOperations, Unavailable
-from training.kernels.reference import Block, Operations, Trace, critic_gradients
+from training.kernels.operations import Block, Operations, Trace
+from training.kernels.reference import critic_gradients
 from training.networks import Discriminator
 from training.run_folder import RunFolder
 from training.updates import choose

@@ -129,3 +129,8 @@ def _name(started: Started, precision: str) -> str:
     else:
         kernel += "".join(f" {name.lower()} {values[name]}" for name in _TELLING if name in values)
     return kernel
+
+
+def launches_on(arch: int) -> list[Started]:
+    """Every launch of those steps, with its arguments on no device: to be compiled as the launch itself would be."""
+    return [started for case in _CASES for started in _launches(*case, arch)]
