@@ -31,7 +31,7 @@ image, source = open_image("image.npy", "mine")
 folder = RunFolder(Path("run"))
 folder.create(Config())
 for step in range(30):
-    folder.log(step, 0, {{"critic_distance": torch.tensor(1.0), "gradient_penalty": torch.tensor(0.5)}})
+    folder.log(step, 0, {{"critic_distance": torch.tensor(1.0)}})
 folder.save_preview(0, [image, image])
 folder.save_curves()
 folder.close()

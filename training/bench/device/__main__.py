@@ -18,6 +18,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
 from training.bench.device.runner import SUMMARY, ended_by_signals, run_parts
 from training.bench.device.stages import BUDGET, PARTS, STAGES, Part, chosen
 
@@ -62,10 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     options += ["--prepared", str(arguments.prepared.resolve())] if arguments.prepared else []
 
     def command(part: Part, seconds: float) -> Sequence[str]:
-        module = f"training.bench.device.{part.stage}"
-        file = str(out / f"{part.stage}.json")
-        end = f"{time.time() + seconds:.1f}"
-        return [sys.executable, "-m", module, part.name, "--file", file, "--end", end, *options]
+        one = "training.bench.device.part"
+        given = ["--file", str(out / f"{part.stage}.json"), "--end", f"{time.time() + seconds:.1f}"]
+        return [sys.executable, "-m", one, part.full_name, *given, *options]
 
     about = {
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from training.bench.device.work import Skipped, Work, main
+from training.bench.device.work import Skipped, Work
 from training.kernels.triton import selfcheck
 from training.kernels.triton.configs import architecture
 from training.kernels.triton.launch import Started
@@ -150,5 +149,4 @@ def check(work: Work) -> None:
                 row["compiled_though_compiled_ahead"] = cache_entries() - before
 
 
-if __name__ == "__main__":
-    sys.exit(main({"compile": compile_all, "selfcheck": check}))
+PARTS = {"compile": compile_all, "selfcheck": check}

@@ -5,7 +5,6 @@ Ours beside trunks of VGG16 and AlexNet. Random weights cost what trained ones c
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from task_losses import DenoiseLoss, JPEGLoss, SRLoss
 from training.bench.cost.kernels import captured
 from training.bench.cost.memory import peak_memory
 from training.bench.cost.timing import Step, launches, median_milliseconds, tf32
-from training.bench.device.work import Work, main
+from training.bench.device.work import Work
 from training.bench.trunks import TrunkLoss, alexnet, vgg16
 
 SHAPES = ((8, 3, 96, 96), (16, 3, 128, 128), (1, 3, 512, 512), (1, 3, 1024, 1024))
@@ -102,5 +101,4 @@ def counts(work: Work) -> None:
             row["most"] = dict(found.most_common(5))
 
 
-if __name__ == "__main__":
-    sys.exit(main({"eager": eager, "graph": graph, "compile": compiled, "launches": counts}))
+PARTS = {"eager": eager, "graph": graph, "compile": compiled, "launches": counts}

@@ -19,7 +19,7 @@ from training.config import Config
 from training.distortions import uniform
 from training.images import open_image, pyramid
 
-TRAINING, OTHER, CODEC = "training.npy", "other.npy", "codec.npz"
+TRAINING, OTHER, CODEC = "trained-on.npy", "other.npy", "codec.npz"
 LICENCE = "licence.txt"
 UNSEEN = "skimage:astronaut"  # a photograph that no critic has seen
 _FOLDER = "TASK_LOSSES_PREPARED"

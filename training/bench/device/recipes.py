@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
 from training.bench.cost.timing import wait_for
-from training.bench.device.work import Skipped, Work, main
+from training.bench.device.work import Skipped, Work
 
 # What only training needs is imported where it is used: a machine may lack it, and then this says so.
 _SMALL = ["--scales", "2", "--longest-side", "36", "--steps", "2"]  # the coarsest levels of the recipe
@@ -42,14 +41,14 @@ def train(task: str) -> Callable[[Work], None]:
     def part(work: Work) -> None:
         flags = recipe(work, task)
         from training import export
-        from training import train as training
         from training.bench.device.prepared import unseen
         from training.run_folder import RunFolder
+        from training.train import main as run
 
         with tempfile.TemporaryDirectory() as name, work.noted(task=task) as row:
             folder = RunFolder(Path(name) / task)
             begun = time.perf_counter()
-            status = training.main([*flags, *(_SMALL if work.small else []), "--out", str(folder.path)])
+            status = run([*flags, *(_SMALL if work.small else []), "--out", str(folder.path)])
             wait_for(work.device)
             seconds = time.perf_counter() - begun
             if status:
@@ -79,7 +78,7 @@ def profile(work: Work) -> None:
     """What limits the steps at the finest level: the host's time in launches and waits, the device's own time."""
     for task in ("jpeg", "sr"):
         flags = recipe(work, task)
-        from training import train as training
+        from training.train import main as run
 
         activities = [torch.profiler.ProfilerActivity.CPU]
         activities += [] if work.small else [torch.profiler.ProfilerActivity.CUDA]
@@ -87,7 +86,7 @@ def profile(work: Work) -> None:
             out = ["--out", str(Path(name) / task)]
             begun = time.perf_counter()
             with torch.profiler.profile(activities=activities) as profiler:
-                status = training.main([*flags, *(_SMALL if work.small else _PROFILED), *out])
+                status = run([*flags, *(_SMALL if work.small else _PROFILED), *out])
                 wait_for(work.device)
             row |= {"status": status, "seconds_with_profiler": time.perf_counter() - begun}
             row |= shares(profiler.key_averages())
@@ -119,5 +118,4 @@ def shares(events: Any) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    sys.exit(main({"sr": train("sr"), "denoise": train("denoise"), "jpeg": train("jpeg"), "profile": profile}))
+PARTS = {"sr": train("sr"), "denoise": train("denoise"), "jpeg": train("jpeg"), "profile": profile}

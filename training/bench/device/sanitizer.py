@@ -15,7 +15,7 @@ import torch
 
 from training.adam import adam
 from training.bench.device.runner import run_limited
-from training.bench.device.work import Skipped, Work, main
+from training.bench.device.work import Skipped, Work
 from training.kernels import reference
 from training.networks import Discriminator
 from training.objectives import Objective
@@ -32,7 +32,16 @@ _CHANNELS, _SIZE = 16, (18, 27)
 
 def step(work: Work) -> None:
     """One update, under each tool where there is one."""
-    command = [sys.executable, "-m", __spec__.name, "bare", "--file", os.devnull, "--device", work.device.type]
+    command = [
+        sys.executable,
+        "-m",
+        "training.bench.device.part",
+        "sanitizer.bare",
+        "--file",
+        os.devnull,
+        "--device",
+        work.device.type,
+    ]
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     if work.small:
         ended = run_limited(command, work.left() - 1, ROOT, environment)
@@ -78,5 +87,4 @@ def bare(work: Work) -> None:
         print(f"{objective.kind}: distance {distance.item():.6f}, penalty {penalty.item():.6f}")
 
 
-if __name__ == "__main__":
-    sys.exit(main({"step": step, "bare": bare}))
+PARTS = {"step": step, "bare": bare}

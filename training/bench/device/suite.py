@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections import Counter
 from typing import Any
 
-from training.bench.device.work import Skipped, Work, main
+from training.bench.device.work import Skipped, Work
 from training.provenance import ROOT
 
 _FAILURES = 30  # that are written with their text
@@ -59,5 +58,4 @@ def gpu(work: Work) -> None:
         work.errors += 1
 
 
-if __name__ == "__main__":
-    sys.exit(main({"gpu": gpu}))
+PARTS = {"gpu": gpu}

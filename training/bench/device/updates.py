@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import sys
 
 from training.bench.cost.kernels import Way, ways
 from training.bench.cost.memory import peak_memory
 from training.bench.cost.timing import launches, milliseconds, tf32, wait_for
-from training.bench.device.work import Work, main
+from training.bench.device.work import Work
 
 CHANNELS = 32
 SIZES = ((18, 27), (56, 84), (133, 200))  # of the default recipe's levels: the coarsest, one between, the finest
@@ -70,5 +69,4 @@ def _made(work: Work, size: tuple[int, int], compiled: bool) -> dict[str, Way]:
     return made
 
 
-if __name__ == "__main__":
-    sys.exit(main({"times": times, "launches": counts}))
+PARTS = {"times": times, "launches": counts}

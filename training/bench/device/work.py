@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import math
 import os
 import time
 import traceback
@@ -16,7 +14,6 @@ from typing import Any
 import torch
 
 from training.bench.device.files import read_content, write_content
-from training.bench.device.runner import SKIPPED
 from training.provenance import machine
 
 
@@ -91,31 +88,6 @@ class Work:
 
 
 Parts = Mapping[str, Callable[[Work], None]]
-
-
-def main(parts: Parts) -> int:
-    """Runs the part that the command line names; its status is 1 where a row says an error."""
-    parser = argparse.ArgumentParser(description="A part of a stage of `python -m training.bench.device`.")
-    parser.add_argument("part", choices=parts)
-    parser.add_argument("--file", type=Path, required=True, help="of the stage's results; rows are added to it")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--end", type=float, default=math.inf, help="of its time, in seconds since 1970")
-    parser.add_argument("--commit")
-    parser.add_argument("--prepared", type=Path)
-    arguments = parser.parse_args()
-    os.environ.setdefault("TASK_LOSSES_WEIGHTS", "embedded")  # there may be no network
-    kind = arguments.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
-    work = Work(arguments.part, arguments.file, device, arguments.end, arguments.commit, arguments.prepared)
-    try:
-        parts[arguments.part](work)
-    except (Skipped, ModuleNotFoundError) as reason:  # a machine may lack what only some parts need
-        work.add(skipped=str(reason))
-        print(reason)
-        return SKIPPED
-    return 1 if work.errors else 0
 
 
 def _version(package: str) -> str | None:
