@@ -1,20 +1,26 @@
-"""Cost of a critic's training step on the CPU: autograd's double backward against the explicit step.
+"""Cost of a critic's training step on the CPU: autograd against the explicit step, for each objective.
 
-    python -m training.bench.cost.critic                                  # prints the table
+    python -m training.bench.cost.critic                                  # prints the tables
     python -m training.bench.cost.critic --json training/bench/results/critic-cpu.json
+    python -m training.bench.cost.critic --busy 2                         # with two busy loops beside it
 
 A step is one iteration of ``training.train`` without the distortion: losses, gradients, running statistics and Adam,
-at each scale of the default recipe. All back ends take turns in one process, so that whatever else the machine does
-hits them alike; the fastest round of each counts, in CPU seconds of all threads and by the clock. Errors are of the
-gradients of a first step together, root mean square, against the explicit step in float64.
+at each scale of a recipe. All back ends take turns in one process, so that whatever else the machine does hits them
+alike; the fastest round of each counts, in CPU seconds of all threads and by the clock. Errors are of the gradients of
+a first step together, root mean square, against the explicit step in float64.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,11 @@ from training.updates import Request, Update, choose
 CPU = torch.device("cpu")
 BACK_ENDS = ("autograd", "reference", "native")
 MIX = 0.37
+# Of SRLoss's training and of DenoiseLoss's, which JPEGLoss's shares.
+RECIPES = {
+    "wgan-gp": Config(channels=(24,)),
+    "hinge": Config(task="denoise", channels=(16,), objective="hinge", spectral_norm=True, steps=200, upscale=False),
+}
 
 
 def iterate(scale: Scale, update: Update, real: Tensor, fake: Tensor, draws: torch.Generator) -> None:
@@ -83,41 +94,65 @@ def measure_scale(config: Config, index: int, real: Tensor, fake: Tensor, rounds
     return results
 
 
+def measure(config: Config, rounds: int) -> dict[str, Any]:
+    """All scales of a recipe, and their sums; prints a table meanwhile."""
+    image, _ = open_image(config.image)
+    levels = pyramid(image, config.scales, config.ratio, config.longest_side)
+    scales: list[dict[str, Any]] = []
+    print(f"\n{config.objective:<13}" + "".join(f"{name:>42}" for name in BACK_ENDS))
+    for index, (coarser, real) in enumerate(pairwise(levels)):
+        size = real.shape[2], real.shape[3]
+        fake = resize_clipped(coarser if config.upscale else real, size)
+        if not config.upscale:  # a distortion would be without blur
+            fake = (real + 0.1 * torch.randn(real.shape, generator=torch.Generator().manual_seed(index))).clamp(0, 1)
+        measured = measure_scale(config, index, real, fake, rounds)
+        scales.append({"height": size[0], "width": size[1], **measured})
+        print(f"{size[0]:>3} x {size[1]:<6} " + "".join(_shown(measured, name) for name in BACK_ENDS), flush=True)
+    whole = {
+        name: {clock: sum(scale[name][clock] for scale in scales) for clock in ("cpu", "wall")} for name in BACK_ENDS
+    }
+    print("pyramid      " + "".join(_shown(whole, name) for name in BACK_ENDS))
+    print("tensors      " + "".join(f"{scales[-1][name]['megabytes']:>39.0f} MB" for name in BACK_ENDS))
+    return {"scales": scales, "pyramid": whole}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.bench.cost.critic", description=(__doc__ or "").split("\n")[0]
     )
+    parser.add_argument("--objectives", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--rounds", type=int, default=7, help="turns of each back end (%(default)s)")
     parser.add_argument("--threads", type=int, help="of torch; default: as torch finds them")
+    parser.add_argument("--busy", type=int, default=0, help="loops that keep a core busy meanwhile (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    config = Config()
-    image, _ = open_image(config.image)
-    coarsest, *levels = pyramid(image, config.scales, config.ratio, config.longest_side)
-    results: dict[str, Any] = {"machine": machine(), "rounds": arguments.rounds, "scales": []}
-    print("scale        " + "".join(f"{name:>42}" for name in BACK_ENDS))
-    for index, (coarser, real) in enumerate(zip([coarsest, *levels], levels, strict=False)):
-        size = real.shape[2], real.shape[3]
-        measured = measure_scale(config, index, real, resize_clipped(coarser, size), arguments.rounds)
-        results["scales"].append({"height": size[0], "width": size[1], **measured})
-        print(f"{size[0]:>3} x {size[1]:<6} " + "".join(_shown(measured, name) for name in BACK_ENDS), flush=True)
-    whole = {
-        name: {clock: sum(scale[name][clock] for scale in results["scales"]) for clock in ("cpu", "wall")}
-        for name in BACK_ENDS
-    }
-    results["pyramid"] = whole
-    print("pyramid      " + "".join(_shown(whole, name) for name in BACK_ENDS))
-    print("tensors      " + "".join(f"{results['scales'][-1][name]['megabytes']:>39.0f} MB" for name in BACK_ENDS))
+    results: dict[str, Any] = {"machine": machine(), "rounds": arguments.rounds, "busy": arguments.busy}
+    with busy_loops(arguments.busy):
+        for objective in arguments.objectives:
+            results[objective] = measure(RECIPES[objective], arguments.rounds)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
+@contextlib.contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """Processes that each keep a core busy."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 def _shown(measured: dict[str, dict[str, Any]], name: str) -> str:
     of, slowest = measured[name], measured[BACK_ENDS[0]]
-    text = f"{1e3 * of['cpu']:.0f} ms cpu ({slowest['cpu'] / of['cpu']:.2f}x), {1e3 * of['wall']:.0f} wall"
+    text = f"{1e3 * of['cpu']:.1f} cpu ({slowest['cpu'] / of['cpu']:.2f}x)"
+    text += f", {1e3 * of['wall']:.1f} wall ({slowest['wall'] / of['wall']:.2f}x)"
     if "error" in of:
         text += f", {of['error']:.0e}"
     return f"{text:>42}"
