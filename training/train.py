@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.func import functional_call
 from tqdm import tqdm
 
-from training.adam import adam, load_moments, set_rate
+from training.adam import adam, descend, load_moments, set_rate
 from training.config import Config, add_flags, given_settings
 from training.distortions import make_adversary, make_distortion, uniform
 from training.images import open_image, pyramid, resize_clipped
@@ -198,9 +198,7 @@ class Scale:
                 with torch.no_grad():
                     fake = generator(distorted)
             mix = uniform(0, 1, draws)
-            judged = yield Request(
-                critic, self.optimizers["discriminator"], real, fake, mix, config.critic_objective
-            )
+            judged = yield Request(critic, self.optimizers["discriminator"], real, fake, mix, config.critic_objective)
         assert judged is not None
         losses = {"critic_distance": judged.distance, "gradient_penalty": judged.penalty}
         if generator is not None:
@@ -214,9 +212,7 @@ class Scale:
 
     def _update_generator(self, loss: Tensor) -> None:
         parameters = list(self.networks["generator"].parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        self.optimizers["generator"].step()
+        descend(self.optimizers["generator"], parameters, torch.autograd.grad(loss, parameters))
 
     @torch.no_grad()
     def attempt(self, distorted: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from training.objectives import Objective
 
 SUMS = 3  # as in critic.h
 THIN = 3  # the most channels that thin.c takes
+NUMBERS_A_THREAD = 1 << 15  # of a map; with fewer, waking a thread takes longer than its share of the work
 TOLERANCE = 1e-4  # of an operation's largest value; Winograd's rounding is near 1e-5
 
 Call = Callable[..., None]
@@ -95,6 +96,9 @@ class NativeOperations(Operations):
     Args:
         width: number of channels of the hidden layers, a multiple of 8, at most 128.
 
+    Attributes:
+        threads: the most that work on a map; small maps have fewer.
+
     Raises:
         Unavailable: the width is another, there is no compiler, or it failed.
     """
@@ -102,18 +106,18 @@ class NativeOperations(Operations):
     memory_format = torch.channels_last
 
     def __init__(self, width: int) -> None:
-        self.width = width
+        self.width, self.threads = width, torch.get_num_threads()
         self.library = Library(compiled(width))
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._convolve(x, weight, *weight.shape[1::-1], backwards=False)
+        return self._convolve(x, weight, weight.shape[1], weight.shape[0], backwards=False)
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        return self._convolve(gradient, weight, *weight.shape[:2], backwards=True)
+        return self._convolve(gradient, weight, weight.shape[0], weight.shape[1], backwards=True)
 
     def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
         result = torch.empty(gradient.shape[1], x.shape[1], 3, 3)
-        threads = torch.get_num_threads()
+        threads = self._threads(x if x.shape[1] > THIN else gradient)
         if (x.shape[1], gradient.shape[1]) == (self.width, self.width):
             x, gradient = _packed(x), _packed(gradient)
             pointers = x.data_ptr(), gradient.data_ptr()
@@ -137,21 +141,21 @@ class NativeOperations(Operations):
         output = torch.empty_like(raw)
         given = raw.data_ptr(), raw.numel() // self.width, scale.data_ptr(), shift.data_ptr(), EPS, SLOPE
         made = mean.data_ptr(), variance.data_ptr(), rstd.data_ptr(), output.data_ptr()
-        self.library.normalise(*given, *made, torch.get_num_threads())
+        self.library.normalise(*given, *made, self._threads(raw))
         return Activation(raw, scale, mean, variance, rstd, output)
 
     def back(self, gradient: Tensor, activation: Activation) -> Passed:
         gradient = _packed(gradient)
         sums, result = self._new_sums(), torch.empty_like(gradient)
         pointers = gradient.data_ptr(), sums.data_ptr(), result.data_ptr()
-        self.library.back(self._layer(activation), *pointers, torch.get_num_threads())
+        self.library.back(self._layer(activation), *pointers, self._threads(gradient))
         return Passed(gradient, sums[:2], result)
 
     def along(self, tangent: Tensor, activation: Activation, adjoint: Tensor) -> Passed:
         tangent, adjoint = _packed(tangent), _packed(adjoint)
         sums, result = self._new_sums(), torch.empty_like(tangent)
         pointers = tangent.data_ptr(), adjoint.data_ptr(), sums.data_ptr(), result.data_ptr()
-        self.library.along(self._layer(activation), *pointers, torch.get_num_threads())
+        self.library.along(self._layer(activation), *pointers, self._threads(tangent))
         return Passed(tangent, sums, result)
 
     def back_twice(self, gradient: Tensor, activation: Activation, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,14 +164,14 @@ class NativeOperations(Operations):
         result = torch.empty_like(gradient)
         traced = adjoint, trace.adjoint_sums, tangent, trace.tangent_sums
         pointers = (x.data_ptr() for x in (gradient, *traced, result, by_scale, by_shift))
-        self.library.back_twice(self._layer(activation), *pointers, torch.get_num_threads())
+        self.library.back_twice(self._layer(activation), *pointers, self._threads(gradient))
         return result, by_scale, by_shift
 
     def _convolve(self, x: Tensor, weight: Tensor, inputs: int, outputs: int, backwards: bool) -> Tensor:
         narrow, wide = outputs <= THIN and inputs == self.width, outputs == self.width
         if not narrow and not (wide and (inputs == self.width or inputs <= THIN)):
             return super().input_gradient(x, weight) if backwards else super().convolve(x, weight)
-        weight, threads = weight.contiguous(), torch.get_num_threads()
+        weight, threads = weight.contiguous(), self._threads(x)
         images, height, width = _size(x)
         size = (height + 2, width + 2) if backwards else (height - 2, width - 2)
         out = torch.empty((images, outputs, *size), memory_format=torch.channels_last)
@@ -182,6 +186,10 @@ class NativeOperations(Operations):
         else:
             self.library.narrow(x.data_ptr(), images, height, width, outputs, backwards, *pointers)
         return out
+
+    def _threads(self, x: Tensor) -> int:
+        images, _, height, width = x.shape
+        return min(self.threads, 1 + images * height * width * self.width // NUMBERS_A_THREAD)
 
     def _unit(self, weight: Tensor) -> Unit:
         quotient, norm, direction = torch.empty_like(weight), weight.new_empty(()), torch.empty_like(weight)
@@ -221,7 +229,13 @@ def critic_gradients_of_runs(
                 "use the reference for other numbers and devices"
             )
     chosen = operations(len(parameters[0][1]))
-    return reference.critic_gradients_of_runs(parameters, real, fake, mix, objective, chosen)
+    chosen.threads = torch.get_num_threads()
+    # Torch's own operations between are small, and its threads wait for each other at each of them.
+    torch.set_num_threads(1)
+    try:
+        return reference.critic_gradients_of_runs(parameters, real, fake, mix, objective, chosen)
+    finally:
+        torch.set_num_threads(chosen.threads)
 
 
 @functools.cache
@@ -280,7 +294,7 @@ def errors(native: NativeOperations) -> dict[str, float]:
         pairs[f"input gradient of {of}"] = [native.input_gradient(y, taps)], [plain.input_gradient(y, taps)]
         pairs[f"weight gradient of {of}"] = [native.weight_gradient(x, y)], [plain.weight_gradient(x, y)]
     for ours, theirs in zip(*(o.units([first, weight, rank_one, last]) for o in (native, plain)), strict=True):
-        pairs[f"spectral norm of {len(ours.weight)} x {ours.weight[0].numel()}"] = ours, theirs
+        pairs[f"spectral norm {len(pairs)}"] = ours, theirs
 
     def error(found: Tensor, expected: Tensor) -> Tensor:
         return (found - expected).abs().max() / expected.abs().max()
