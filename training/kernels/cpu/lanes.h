@@ -21,6 +21,9 @@ typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int bits __attribute__((vector_size(32)));
 #endif
 
+/* Loops over what shall stay in registers: compilers unroll no more than sixteen turns by themselves. */
+#define UNROLLED _Pragma("GCC unroll 24")
+
 static inline lanes at(const float *x, long row, int vector)
 {
     return *(const lanes *)(x + row * WIDTH + vector * LANES);

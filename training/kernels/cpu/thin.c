@@ -44,13 +44,16 @@ static inline __attribute__((always_inline)) void widen_pixels(const widening *w
     const float *weights = w->weights[0][0];
     for (int v = 0; v < VECTORS; v++) {
         lanes sum[PIXELS];
+        UNROLLED
         for (int p = 0; p < pixels; p++)
             sum[p] = (lanes){0};
         for (int t = 0; t < w->x.channels * TAPS; t++) {
             lanes weight = at(weights, t, v);
+            UNROLLED
             for (int p = 0; p < pixels; p++)
                 sum[p] += x[w->offsets[t] + p * step] * weight;
         }
+        UNROLLED
         for (int p = 0; p < pixels; p++)
             put(out, p, v, sum[p]);
     }
@@ -156,28 +159,43 @@ static inline float total(lanes x)
     return sum[0];
 }
 
-static void narrow_rows(void *context, long task)
+/* One pixel of the result: taps from (top, left) to (bottom, right), of 3 x 3, lie within the map. */
+static inline __attribute__((always_inline)) void narrow_pixel(const narrowing *n, const int outputs, const float *x,
+                                                               const int top, const int bottom, const int left,
+                                                               const int right, float *out)
 {
-    const narrowing *n = context;
+    lanes sum[MOST_THIN] = {{0}};
+    for (int i = top; i < bottom; i++)
+        for (int j = left; j < right; j++)
+            for (int v = 0; v < VECTORS; v++) {
+                lanes value = at(x, (long)i * n->width + j, v);
+                for (int k = 0; k < outputs; k++)
+                    sum[k] += value * at(n->weights[k][3 * i + j], 0, v);
+            }
+    for (int k = 0; k < outputs; k++)
+        out[k] = total(sum[k]);
+}
+
+static inline __attribute__((always_inline)) void narrow_rows(const narrowing *n, long task, const int outputs)
+{
     long rows = (long)n->images * n->out_height, end = (task + 1) * ROWS_A_TASK;
     for (long row = task * ROWS_A_TASK; row < rows && row < end; row++) {
-        int top = row % n->out_height - n->padding;
-        const float *image = n->x + row / n->out_height * n->height * n->width * WIDTH;
+        int y = row % n->out_height - n->padding, top = y < 0 ? -y : 0, bottom = n->height - y < 3 ? n->height - y : 3;
+        const float *first = n->x + (row / n->out_height * n->height + y) * n->width * WIDTH;
         for (int column = 0; column < n->out_width; column++) {
-            int left = column - n->padding;
-            lanes sum[MOST_THIN] = {{0}};
-            for (int i = top < 0 ? -top : 0; i < 3 && top + i < n->height; i++)
-                for (int j = left < 0 ? -left : 0; j < 3 && left + j < n->width; j++)
-                    for (int v = 0; v < VECTORS; v++) {
-                        lanes value = at(image, (long)(top + i) * n->width + left + j, v);
-                        for (int k = 0; k < n->outputs; k++)
-                            sum[k] += value * at(n->weights[k][3 * i + j], 0, v);
-                    }
-            for (int k = 0; k < n->outputs; k++)
-                n->out[(row * n->out_width + column) * n->outputs + k] = total(sum[k]);
+            int x = column - n->padding, left = x < 0 ? -x : 0, right = n->width - x < 3 ? n->width - x : 3;
+            float *out = n->out + (row * n->out_width + column) * outputs;
+            if (top == 0 && bottom == 3 && left == 0 && right == 3)
+                narrow_pixel(n, outputs, first + (long)x * WIDTH, 0, 3, 0, 3, out);
+            else
+                narrow_pixel(n, outputs, first + (long)x * WIDTH, top, bottom, left, right, out);
         }
     }
 }
+
+static void narrow_to_one(void *context, long task) { narrow_rows(context, task, 1); }
+static void narrow_to_two(void *context, long task) { narrow_rows(context, task, 2); }
+static void narrow_to_three(void *context, long task) { narrow_rows(context, task, 3); }
 
 void narrow(const float *x, int images, int height, int width, int outputs, int backwards, const float *weights,
             float *out, int threads)
@@ -190,5 +208,6 @@ void narrow(const float *x, int images, int height, int width, int outputs, int 
             for (int c = 0; c < WIDTH; c++)
                 n.weights[k][tap][c] = backwards ? weights[((size_t)c * outputs + k) * TAPS + TAPS - 1 - tap]
                                                  : weights[((size_t)k * WIDTH + c) * TAPS + tap];
-    share(narrow_rows, &n, ((long)images * n.out_height + ROWS_A_TASK - 1) / ROWS_A_TASK, threads);
+    void (*task)(void *, long) = outputs == 1 ? narrow_to_one : outputs == 2 ? narrow_to_two : narrow_to_three;
+    share(task, &n, ((long)images * n.out_height + ROWS_A_TASK - 1) / ROWS_A_TASK, threads);
 }

@@ -117,6 +117,7 @@ static inline __attribute__((always_inline)) void block_product(const int rows, 
                                                                 float *out, int add)
 {
     lanes sum[SUMS_AT_ONCE][3];
+    UNROLLED
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++)
             sum[i][j] = add ? at(out, i, j) : (lanes){0};
@@ -124,12 +125,14 @@ static inline __attribute__((always_inline)) void block_product(const int rows, 
         lanes row[3];
         for (int j = 0; j < vectors; j++)
             row[j] = at(y, k, j);
+        UNROLLED
         for (int i = 0; i < rows; i++) {
             float value = x[i * step_i + k * step_k];
             for (int j = 0; j < vectors; j++)
                 sum[i][j] += value * row[j];
         }
     }
+    UNROLLED
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++)
             put(out, i, j, sum[i][j]);
