@@ -13,13 +13,9 @@ a first step together, root mean square, against the explicit step in float64.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.bench.cost.busy import busy_loops
 from training.bench.cost.memory import peak_memory
 from training.config import Config
 from training.images import open_image, pyramid, resize_clipped
@@ -135,18 +132,6 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
-
-
-@contextlib.contextmanager
-def busy_loops(count: int) -> Iterator[None]:
-    """Processes that each keep a core busy."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
 
 
 def _shown(measured: dict[str, dict[str, Any]], name: str) -> str:
