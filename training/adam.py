@@ -12,16 +12,23 @@ from torch import Tensor, nn
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    """On a CUDA device fused, with its rate and its count of steps there, so that a step needs nothing of the host.
+    """Fused; on a CUDA device with its rate and its count of steps there, so that a step needs nothing of the host.
 
     Args:
         parameters: all on one device.
     """
     parameters = list(parameters)
     if not parameters[0].is_cuda:
-        return torch.optim.Adam(parameters, lr=lr, betas=betas)
+        return torch.optim.Adam(parameters, lr=lr, betas=betas, fused=True)
     rate = torch.tensor(lr, device=parameters[0].device)
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
+
+
+def descend(optimizer: torch.optim.Adam, parameters: Iterable[nn.Parameter], gradients: Iterable[Tensor]) -> None:
+    """A step along gradients in any layout: on the CPU the fused one takes them for the parameters' own."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.contiguous()
+    optimizer.step()
 
 
 @contextmanager
