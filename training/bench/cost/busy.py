@@ -26,7 +26,7 @@ from training.provenance import machine
 
 BACK_ENDS = ("native", "autograd")
 THREADS = (1, 2)
-RECIPE = "--task denoise --channels 16 --objective hinge --spectral-norm --no-upscale --steps".split()
+RECIPE = ["--task", "denoise", "--channels", "16", "--objective", "hinge", "--spectral-norm", "--no-upscale", "--steps"]
 
 
 @contextlib.contextmanager
