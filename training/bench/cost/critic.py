@@ -35,6 +35,7 @@ from training.kernels.reference import critic_gradients
 from training.provenance import machine
 from training.recipes import settings
 from training.scale import Scale
+from training.threads import use_threads
 from training.updates import Request, Update, choose
 
 CPU = torch.device("cpu")
@@ -120,12 +121,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--objectives", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--rounds", type=int, default=7, help="turns of each back end (%(default)s)")
-    parser.add_argument("--threads", type=int, help="of torch; default: as torch finds them")
+    parser.add_argument("--threads", type=int, help="default: as many as there are processors")
     parser.add_argument("--busy", type=int, default=0, help="loops that keep a core busy meanwhile (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args(argv)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     results: dict[str, Any] = {"machine": machine(), "rounds": arguments.rounds, "busy": arguments.busy}
     with busy_loops(arguments.busy):
         for objective in arguments.objectives:
