@@ -335,9 +335,15 @@ def test_a_capture_that_fails_leaves_the_device_as_it_was():
     assert not torch.cuda.is_current_stream_capturing()
     assert (number + 1).item() == 2
     torch.cuda.empty_cache()  # raises while the allocator believes in a capture
+    # Were it still in the capture, it would not take back memory that another stream has used.
+    before = torch.cuda.memory_allocated(device)
+    torch.empty(1 << 20, device=device).record_stream(torch.cuda.Stream(device))
+    torch.cuda.synchronize(device)
+    torch.empty(1, device=device)
+    assert torch.cuda.memory_allocated(device) == before
     number.mul_(1)  # its kernel is loaded before the capture
-    doubled = graph.record(lambda: number.mul_(2), device)
-    doubled(), doubled()
+    for _ in range(2):  # the allocator and the stream take another
+        graph.record(lambda: number.mul_(2), device)()
     assert number.item() == 4
 
 
