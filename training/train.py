@@ -15,11 +15,13 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import_module("training")  # before torch: it says how torch's threads wait
 
 import torch
 
