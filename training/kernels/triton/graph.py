@@ -165,7 +165,7 @@ def record(update: Callable[[], None], device: torch.device) -> Callable[[], Non
             update()
     except RuntimeError:
         # Where a capture cannot be ended, torch up to 2.12 leaves the allocator in it (pytorch#180395).
-        with contextlib.suppress(RuntimeError):  # it is not in it
+        with contextlib.suppress(RuntimeError, AttributeError):  # it is not in it, or this torch has no such function
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
         graph.reset()
         raise
