@@ -44,19 +44,20 @@ class BySize:
             return make()
         with self._lock:
             kept: Constant | None = self._captured.get(key, self._kept.get(key))
+            if kept is not None and key in self._kept:
+                self._kept.move_to_end(key)
         if kept is None:
             # A tensor born in inference mode could not serve a later training step.
             with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
                 kept = make()
-        with self._lock:
-            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-                self._captured[key] = kept
-                self._kept.pop(key, None)
-            elif key not in self._captured:
+            with self._lock:
                 self._kept[key] = kept
-                self._kept.move_to_end(key)
                 while self.nbytes > self.limit and len(self._kept) > 1:
                     self._kept.popitem(last=False)
+        if _capturing():
+            with self._lock:
+                self._captured[key] = kept
+                self._kept.pop(key, None)
         return kept
 
     @property
@@ -91,6 +92,10 @@ class ByWeights:
             made = make()
         kept[key] = (state, made)
         return made
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def keeps() -> bool:

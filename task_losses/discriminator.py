@@ -211,7 +211,8 @@ class FrozenDiscriminator(nn.Module):
 
         def make() -> list[Tensor]:
             turned = (w.unflatten(0, (self.groups, -1)).transpose(1, 2).flip(3, 4).flatten(0, 1) for w in weights)
-            return [weight.contiguous() for weight in turned]
+            layout = torch.channels_last if weights[0].device.type == "cpu" else torch.contiguous_format
+            return [weight.contiguous(memory_format=layout) for weight in turned]
 
         return FROM_WEIGHTS.get(self, "adjoint", weights, make)
 
