@@ -100,4 +100,4 @@ def _capturing() -> bool:
 
 def keeps() -> bool:
     """Whether a tensor made now can serve later: not one that is traced, or that a mode makes without data."""
-    return not torch.compiler.is_compiling() and type(torch.empty(0)) is Tensor
+    return not torch.compiler.is_compiling() and type(torch.empty(0, device="cpu")) is Tensor
