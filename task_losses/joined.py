@@ -62,7 +62,7 @@ class JoinedDiscriminators(FrozenDiscriminator):
         del pairs
 
         def compare(output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:
-            difference = (output - reference).unflatten(1, (self.groups, -1))
+            difference = (output - reference).view(count, self.groups, -1, *output.shape[2:])
             shares = _shares(sizes, tap, self.exponent, difference)
             # A mean of |d|^p is, up to the p, the sum of d times its derivative.
             derivative = (difference.sign() if self.exponent == 1 else difference) * shares
