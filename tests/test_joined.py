@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -100,10 +101,16 @@ class TestChoice:
         apart = (True, False, False, True, False, False, False, False)
         assert groups(self.SIZES, apart, 16, 10**9) == [range(3), range(3, 8)]
 
+    def test_a_group_is_bounded(self) -> None:
+        for part in groups(self.SIZES, self.NEIGHBOURS, 16, 20_000):
+            assert len(part) == 1 or 16 * self.SIZES[part[-1]][0] ** 2 * len(part) <= 40_000
+
     @pytest.mark.parametrize("worth", [1000, 20_000, 150_000])
     def test_no_other_choice_costs_less(self, worth: int) -> None:
-        def cost(parts: list[range]) -> int:
-            return sum(worth + 16 * max(self.SIZES[i][0] ** 2 for i in part) * len(part) for part in parts)
+        def cost(parts: list[range]) -> float:
+            pixels = [16 * self.SIZES[part[-1]][0] ** 2 * len(part) for part in parts]
+            too_large = any(len(part) > 1 and p > 2 * worth for part, p in zip(parts, pixels, strict=True))
+            return math.inf if too_large else sum(worth + p for p in pixels)
 
         def choices(start: int) -> Iterator[list[range]]:
             if start == 8:
