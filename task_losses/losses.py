@@ -136,12 +136,11 @@ class TaskLoss(nn.Module):
         self._check(pred, target)
         with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
-            per_image = distance(pred, target, self._selection, self._frozen)
+            # Weighted before it is reduced: torch.func.jvp makes the tangent of a scalar times a number float64.
+            per_image = distance(pred, target, self._selection, self._frozen) * self.loss_weight
             if self.reduction == "mean":
-                per_image = per_image.mean()
-            elif self.reduction == "sum":
-                per_image = per_image.sum()
-            return per_image * self.loss_weight
+                return per_image.mean()
+            return per_image.sum() if self.reduction == "sum" else per_image
 
     def per_scale(self, pred: Tensor, target: Tensor) -> dict[int, Tensor]:
         """Each scale's share of the distance, for logs: scale -> (N,), without ``loss_weight`` and reduction.
