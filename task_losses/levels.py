@@ -41,7 +41,7 @@ class Selection(NamedTuple):
         levels = []
         for scale, discriminator in zip(self.scales, discriminators, strict=True):
             of_level = level_size(size, self.architecture.ratio, self._steps_down(scale))
-            if min(of_level) >= self.architecture.receptive_field:
+            if all(side >= self.architecture.receptive_field for side in of_level):
                 levels.append(Level(scale, of_level, discriminator))
         if not levels:
             raise ValueError(

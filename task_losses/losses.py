@@ -116,7 +116,8 @@ class TaskLoss(nn.Module):
         self.weights_source = weights.source
         self.weights_sha256 = weights.sha256
         self.weights_info = weights.info
-        self.discriminators = nn.ModuleList(self._selection.discriminators(map(weights.layers, self.scales)))
+        copies = ([(w.clone(), b.clone()) for w, b in weights.layers(scale)] for scale in self.scales)
+        self.discriminators = nn.ModuleList(self._selection.discriminators(copies))
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Distance of restored images from their references.

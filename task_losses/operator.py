@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from task_losses.constants import keeps
 from task_losses.discriminator import Architecture, FrozenDiscriminator
 from task_losses.distance import Level, distance_and_gradient, full_precision, plain_distance
 from task_losses.levels import Selection
@@ -148,9 +150,27 @@ def _levels(pred: Tensor, weights: Sequence[Tensor], form: Sequence[Any]) -> lis
     channels, ratio, depth, taps, distance, image_exponent, scales, resolution, _, _ = form
     architecture = Architecture(tuple(channels), ratio, depth, tuple(taps), distance, image_exponent)
     selection = Selection(architecture, tuple(scales), resolution)
-    layers = list(zip(weights[::2], weights[1::2], strict=True))
-    by_scale = (layers[start : start + depth] for start in range(0, len(layers), depth))
-    return selection.levels((pred.shape[2], pred.shape[3]), selection.discriminators(by_scale))
+    return selection.levels((pred.shape[2], pred.shape[3]), _discriminators(weights, selection))
+
+
+def _discriminators(weights: Sequence[Tensor], selection: Selection) -> list[FrozenDiscriminator]:
+    """Made once for the same tensors, so that what follows from weights is made once too."""
+    key = (selection, tuple(map(id, weights)))
+    made_of, discriminators = _made.get(key, ([], []))
+    if not discriminators or any(reference() is not weight for reference, weight in zip(made_of, weights, strict=True)):
+        layers = list(zip(weights[::2], weights[1::2], strict=True))
+        depth = selection.architecture.depth
+        by_scale = (layers[start : start + depth] for start in range(0, len(layers), depth))
+        discriminators = selection.discriminators(by_scale)
+        if keeps():
+            _made[key] = [weakref.ref(weight) for weight in weights], discriminators
+            if len(_made) > _MOST_LOSSES:
+                _made.pop(next(iter(_made)), None)
+    return discriminators
+
+
+_MOST_LOSSES = 8  # whose discriminators are held at once
+_made: dict[Any, tuple[list[weakref.ref[Tensor]], list[FrozenDiscriminator]]] = {}
 
 
 @_operator.register_fake
