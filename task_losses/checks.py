@@ -65,8 +65,7 @@ def check_scales(value: Sequence[int] | None, count: int) -> tuple[int, ...]:
     value = [int(scale) for scale in value]  # numpy's integers among them
     if not value or len(set(value)) < len(value) or not set(value) <= set(range(count)):
         raise ValueError(
-            f"scales must be different numbers from 0 (coarsest) to {count - 1} (finest), at least one; "
-            f"got {value}"
+            f"scales must be different numbers from 0 (coarsest) to {count - 1} (finest), at least one; got {value}"
         )
     return tuple(sorted(value))
 
