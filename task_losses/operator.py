@@ -62,9 +62,9 @@ def _wants_plain_operations(*images: Tensor) -> bool:
     """Whether an autograd function would be in the way: its rules are not torch.func's, and it has no forward mode."""
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None  # torch.jit.trace
         or torch._C._are_functorch_transforms_active()
-        or any(forward_ad.unpack_dual(image).tangent is not None for image in images)
+        or any(forward_ad.unpack_dual(image).tangent is not None for image in images)  # type: ignore[no-untyped-call]
     )
 
 
@@ -176,10 +176,8 @@ _made: dict[Any, tuple[list[weakref.ref[Tensor]], list[FrozenDiscriminator]]] = 
 @_operator.register_fake
 def _(pred: Tensor, target: Tensor, weights: Sequence[Tensor], *form: Any) -> tuple[Tensor, Tensor, Tensor]:
     by_pred, by_target = form[-2:]
-    gradients = (
-        torch.empty_like(i) if wanted else i.new_empty(0) for i, wanted in ((pred, by_pred), (target, by_target))
-    )
-    return (pred.new_empty(pred.shape[0]), *gradients)
+    gradient = torch.empty_like(pred) if by_pred else pred.new_empty(0)
+    return pred.new_empty(pred.shape[0]), gradient, torch.empty_like(target) if by_target else target.new_empty(0)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
