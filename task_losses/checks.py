@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 
 def check_number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    """The number as a float; numbers of numpy's types are numbers too."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}){_hint(value)}")
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
+
+
+def _hint(value: object) -> str:
+    """What to write instead of something that is nearly a number."""
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return ""
+        return f"; write {number!r} without quotes (YAML reads 1e-1 as text, 1.0e-1 as a number)"
+    if hasattr(value, "tolist"):  # an array or a tensor
+        return "; pass a plain number or list: value.tolist()"
+    return ""
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
@@ -43,13 +58,14 @@ def check_scales(value: Sequence[int] | None, count: int) -> tuple[int, ...]:
     if value is None:
         return tuple(range(count))
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"scales must be a list of integers or None, got {value!r} ({type(value).__name__})")
-    if any(isinstance(scale, bool) or not isinstance(scale, int) for scale in value):
+        hint = "" if isinstance(value, str) else _hint(value)
+        raise TypeError(f"scales must be a list of integers or None, got {value!r} ({type(value).__name__}){hint}")
+    if any(isinstance(scale, bool) or not isinstance(scale, Integral) for scale in value):
         raise TypeError(f"scales must be integers, got {list(value)!r}")
+    value = [int(scale) for scale in value]  # numpy's integers among them
     if not value or len(set(value)) < len(value) or not set(value) <= set(range(count)):
         raise ValueError(
-            f"scales must be different numbers from 0 (coarsest) to {count - 1} (finest), at least one; "
-            f"got {list(value)}"
+            f"scales must be different numbers from 0 (coarsest) to {count - 1} (finest), at least one; got {value}"
         )
     return tuple(sorted(value))
 

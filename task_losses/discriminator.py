@@ -86,7 +86,7 @@ class FrozenDiscriminator(nn.Module):
     and evaluation mode.
 
     Args:
-        layers: (weight, bias) of each convolution; weights are (outputs, inputs, 3, 3).
+        layers: (weight, bias) of each convolution; weights are (outputs, inputs, 3, 3). They are not copied.
         taps: see :meth:`Architecture.taps_of`.
         distance, image_exponent: see :class:`Architecture`.
     """
@@ -107,8 +107,8 @@ class FrozenDiscriminator(nn.Module):
         # Those that agree in it can be computed as one, but for the image's own term.
         self.form = (self.exponent, [tap for tap in self.taps if tap > 0], [weight.shape for weight, _ in layers])
         for index, (weight, bias) in enumerate(layers):
-            self.register_buffer(f"weight{index}", weight.detach().clone(), persistent=False)
-            self.register_buffer(f"bias{index}", bias.detach().clone(), persistent=False)
+            self.register_buffer(f"weight{index}", weight.detach(), persistent=False)
+            self.register_buffer(f"bias{index}", bias.detach(), persistent=False)
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         return [(getattr(self, f"weight{i}"), getattr(self, f"bias{i}")) for i in range(self.depth)]

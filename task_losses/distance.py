@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,18 +29,8 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
-def distance(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> Tensor:
-    """Each image's distance, (N,), in the way that suits who asks for gradients."""
-    needs_gradient = torch.is_grad_enabled() and pred.requires_grad
-    if not needs_gradient or target.requires_grad or torch.compiler.is_compiling():
-        return plain_distance(pred, target, levels)
-    per_image: Tensor
-    per_image, _ = _WithGradient.apply(pred, target, levels)  # type: ignore[no-untyped-call]
-    return per_image
-
-
 def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> Tensor:
-    """:func:`distance` in operations that autograd can differentiate any number of times."""
+    """Each image's distance, (N,), in operations that autograd can differentiate any number of times."""
     distances = [level.discriminator.distance(resize(pred, level.size), resize(target, level.size)) for level in levels]
     return torch.stack(distances).sum(dim=0)
 
@@ -48,7 +38,7 @@ def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> Ten
 def distance_and_gradient(
     pred: Tensor, target: Tensor, levels: Sequence[Level], join: bool | None = None
 ) -> tuple[Tensor, Tensor]:
-    """:func:`distance`, and the gradient of each image's distance by ``pred``. Called without gradient recording.
+    """The distance, and the gradient of each image's distance by ``pred``. Called without gradient recording.
 
     Args:
         join: whether small levels become one network, which takes fewer operations and more arithmetic. Default:
@@ -109,32 +99,3 @@ def split(
         else:
             alone.append(first)
     return alone, joined
-
-
-class _WithGradient(torch.autograd.Function):
-    """:func:`distance` and its gradient by ``pred`` in one pass, for a target without gradient.
-
-    Images do not mix, so the gradient of any reduction is each image's own gradient times a number. Making it at
-    once lets every level free its feature maps before the next begins, and only one image-sized tensor waits for
-    the backward pass.
-    """
-
-    @staticmethod
-    def forward(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
-        return distance_and_gradient(pred, target, levels)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        pred, target, ctx.levels = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(pred, target, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        pred, target, gradient = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the caller will differentiate this gradient too
-            with full_precision(pred.device):
-                per_image = plain_distance(pred, target, ctx.levels)
-                (gradient,) = torch.autograd.grad(per_image, pred, grad_output, create_graph=True)
-            return gradient, None, None
-        return gradient * grad_output[:, None, None, None], None, None

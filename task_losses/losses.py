@@ -9,7 +9,6 @@ whether the image's own term is there. See docs/method.md.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from task_losses.checks import check_choice, check_data_range, check_number, check_pair, check_scales
-from task_losses.discriminator import Architecture, FrozenDiscriminator
-from task_losses.distance import Level, distance, full_precision, plain_distance
+from task_losses.discriminator import FrozenDiscriminator
+from task_losses.distance import Level, full_precision, plain_distance
 from task_losses.hub import HubOptions
-from task_losses.pyramid import level_size, resize, resize_area
+from task_losses.levels import Selection
+from task_losses.operator import distance
+from task_losses.pyramid import resize, resize_area
 from task_losses.sharing import push, save, shared_files
 from task_losses.sources import check_no_hub_options, load_weights
-from task_losses.weights import Weights, named_layers, random_weights
+from task_losses.weights import Weights, random_weights
 
 REDUCTIONS = ("mean", "sum", "none")
 RESOLUTIONS = ("pyramid", "full")
@@ -98,29 +99,25 @@ class TaskLoss(nn.Module):
         self.resolution = check_choice("resolution", resolution, RESOLUTIONS)
         self.low, self.high = check_data_range(data_range)
         options = HubOptions(token, cache_dir, endpoint, local_files_only)
-        if pretrained is None or pretrained is False:
-            check_no_hub_options("random weights", revision, options)
-            weights = random_weights(self.task)
-        else:
-            weights = load_weights(pretrained, self.task, revision, options)
-        self._adopt(weights, scales)
+        with torch.inference_mode(False):  # a tensor born in inference mode could not serve a later training step
+            if pretrained is None or pretrained is False:
+                check_no_hub_options("random weights", revision, options)
+                weights = random_weights(self.task)
+            else:
+                weights = load_weights(pretrained, self.task, revision, options)
+            self._adopt(weights, scales)
         self.eval()
 
     def _adopt(self, weights: Weights, scales: Sequence[int] | None) -> None:
-        self.architecture: Architecture = weights.architecture
+        # Kept beside the buffers, on the CPU: what moves the buffers may lose their numbers, see _apply.
+        self._weights = weights
+        self.architecture = weights.architecture
         self.scales = check_scales(scales, self.architecture.scales)
         self.weights_source = weights.source
         self.weights_sha256 = weights.sha256
         self.weights_info = weights.info
-        self.discriminators = nn.ModuleList(
-            FrozenDiscriminator(
-                weights.layers(scale),
-                self.architecture.taps_of(scale),
-                self.architecture.distance,
-                self.architecture.image_exponent,
-            )
-            for scale in self.scales
-        )
+        copies = ([(w.clone(), b.clone()) for w, b in weights.layers(scale)] for scale in self.scales)
+        self.discriminators = nn.ModuleList(self._selection.discriminators(copies))
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Distance of restored images from their references.
@@ -137,15 +134,14 @@ class TaskLoss(nn.Module):
             TypeError: an argument is no floating-point tensor, or dtypes differ outside autocast.
             ValueError: shapes or devices do not fit.
         """
-        levels = self._levels_for(pred, target)
+        self._check(pred, target)
         with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
-            per_image = distance(pred, target, levels)
+            # Weighted before it is reduced: torch.func.jvp makes the tangent of a scalar times a number float64.
+            per_image = distance(pred, target, self._selection, self._frozen) * self.loss_weight
             if self.reduction == "mean":
-                per_image = per_image.mean()
-            elif self.reduction == "sum":
-                per_image = per_image.sum()
-            return per_image * self.loss_weight
+                return per_image.mean()
+            return per_image.sum() if self.reduction == "sum" else per_image
 
     def per_scale(self, pred: Tensor, target: Tensor) -> dict[int, Tensor]:
         """Each scale's share of the distance, for logs: scale -> (N,), without ``loss_weight`` and reduction.
@@ -154,7 +150,8 @@ class TaskLoss(nn.Module):
         A scale whose pyramid level is too small for its discriminator is missing, as it is from the loss.
         Arguments and errors as for :meth:`forward`.
         """
-        levels = self._levels_for(pred, target)
+        self._check(pred, target)
+        levels = self._levels(pred)
         with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             return {level.scale: plain_distance(pred, target, [level]) for level in levels}
@@ -167,8 +164,8 @@ class TaskLoss(nn.Module):
         details are no finer than 3 pixels.
         Differentiable. Arguments and errors as for :meth:`forward`.
         """
-        levels = self._levels_for(pred, target)
-        size = (pred.shape[2], pred.shape[3])
+        self._check(pred, target)
+        levels, size = self._levels(pred), (pred.shape[2], pred.shape[3])
         with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             maps = [
@@ -256,10 +253,8 @@ class TaskLoss(nn.Module):
                 f"cannot save a loss that holds only the scales {list(self.scales)} of {self.architecture.scales}; "
                 "make it with scales=None"
             )
-        named = named_layers(part.layers() for part in self._frozen)
-        tensors = {name: tensor.to("cpu", torch.float32) for name, tensor in named.items()}
-        weights = Weights(self.architecture, tensors, self.weights_source, self.weights_sha256, self.weights_info)
-        return shared_files(weights, loss_class(weights.info.get("task")).__name__, repo_id, license, metrics)
+        task_class = loss_class(self._weights.info.get("task")).__name__
+        return shared_files(self._weights, task_class, repo_id, license, metrics)
 
     def train(self, mode: bool = True) -> TaskLoss:
         """Stays in evaluation mode: a frozen network has no other."""
@@ -272,12 +267,30 @@ class TaskLoss(nn.Module):
         return f"{source}, {options}, scales={list(self.scales)}, resolution={self.resolution!r}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskLoss:
-        # model.half() must not round the discriminators: half precision inputs are computed in float32 anyway.
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype in (torch.float32, torch.float64) else tensor.to(moved.device)
+        """Whatever moves or converts modules says where the weights go; their numbers are always those loaded.
 
-        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
+        So ``to_empty()`` does not wipe them, ``.to("meta")`` does not lose them, and ``.half()`` does not round them:
+        half precision inputs are computed in float32 anyway.
+        """
+        loaded = {
+            id(buffer): tensor
+            for scale, part in zip(self.scales, self._frozen, strict=True)
+            for layer, originals in zip(part.layers(), self._weights.layers(scale), strict=True)
+            for buffer, tensor in zip(layer, originals, strict=True)
+        }
+
+        def move(buffer: Tensor) -> Tensor:
+            try:
+                moved = fn(buffer)
+            except NotImplementedError:  # the meta device has nothing to copy, but we have
+                moved = fn(torch.empty_like(buffer, device="cpu"))
+            if moved is buffer:
+                return buffer
+            dtype = moved.dtype if moved.dtype in (torch.float32, torch.float64) else buffer.dtype
+            return loaded[id(buffer)].to(moved.device, dtype, copy=True)
+
+        with torch.inference_mode(False):
+            super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @property
@@ -297,34 +310,20 @@ class TaskLoss(nn.Module):
             image = (image - self.low) / (self.high - self.low)
         return image.expand(-1, 3, -1, -1)
 
-    def _levels_for(self, pred: Tensor, target: Tensor) -> list[Level]:
+    @property
+    def _selection(self) -> Selection:
+        return Selection(self.architecture, self.scales, self.resolution)
+
+    def _levels(self, image: Tensor) -> list[Level]:
+        return self._selection.levels((image.shape[2], image.shape[3]), self._frozen)
+
+    def _check(self, pred: Tensor, target: Tensor) -> None:
         check_pair(pred, target)
         if self._like.device != pred.device:
             raise ValueError(
                 f"images are on {pred.device}, the loss is on {self._like.device}; "
                 f"move it with loss.to({str(pred.device)!r})"
             )
-        height, width = pred.shape[-2:]
-        smallest = self.architecture.receptive_field
-        levels = []
-        for scale, discriminator in zip(self.scales, self._frozen, strict=True):
-            size = level_size((height, width), self.architecture.ratio, self._level(scale))
-            if min(size) >= smallest:
-                levels.append(Level(scale, size, discriminator))
-        if not levels:
-            raise ValueError(
-                f"images of {height} x {width} are too small: the finest chosen scale, {max(self.scales)}, needs "
-                f"sides of at least {self._smallest_side()} pixels; use larger patches or finer scales"
-            )
-        return levels
-
-    def _level(self, scale: int) -> int:
-        # The finest discriminator sees the image itself, each coarser one a level further down.
-        return self.architecture.scales - 1 - scale if self.resolution == "pyramid" else 0
-
-    def _smallest_side(self) -> int:
-        field = self.architecture.receptive_field
-        return math.ceil((field - 0.5) / self.architecture.ratio ** self._level(max(self.scales)))
 
 
 class SRLoss(TaskLoss):

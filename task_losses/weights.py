@@ -115,7 +115,8 @@ def random_weights(task: str | None) -> Weights:
     architecture = Architecture() if task is None else architecture_from_dict(manifest_entry(task)["architecture"])
     tensors = {}
     for name, shape in tensor_shapes(architecture).items():
-        tensor = torch.zeros(shape, device="cpu")  # also inside torch.device("meta"), where big models are built
+        # Also inside torch.device("meta"), where big models are built, and under another default dtype.
+        tensor = torch.zeros(shape, dtype=torch.float32, device="cpu")
         if name.endswith("weight"):
             torch.nn.init.kaiming_normal_(tensor, a=SLOPE)
         tensors[name] = tensor
