@@ -50,7 +50,7 @@ def distance_and_gradient(
     size = (pred.shape[2], pred.shape[3])
     total = pred.new_zeros(len(pred))
     gradient = torch.zeros_like(pred)
-    alone, joined = list(levels), []
+    alone, joined = list(levels), list[list[Level]]()
     if join or (join is None and pred.device.type != "cpu"):
         alone, joined = split(levels, 2 * len(pred), size)
     for level in reversed(alone):  # the finest first: the memory it frees is enough for all others

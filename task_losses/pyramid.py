@@ -252,7 +252,8 @@ def _band(length: int, new_length: int, transposed: bool, dtype: torch.dtype, de
 
 def _kernel(result: Tensor, pixel: Tensor, scale: float) -> Tensor:
     """Weight of each pixel in each result, by their indices, before rows are divided by their sums."""
-    stretch = torch.sym_max(scale, 1.0)  # below one sample per pixel the kernel widens: that is the antialiasing
+    # Below one sample per pixel the kernel widens: that is the antialiasing. A maximum that takes symbols.
+    stretch = torch.sym_max(scale, 1.0)  # type: ignore[no-untyped-call]
     return _cubic((pixel.double() + 0.5 - (result.double() + 0.5) * scale) / stretch)
 
 
