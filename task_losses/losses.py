@@ -150,8 +150,7 @@ class TaskLoss(nn.Module):
         A scale whose pyramid level is too small for its discriminator is missing, as it is from the loss.
         Arguments and errors as for :meth:`forward`.
         """
-        self._check(pred, target)
-        levels = self._levels(pred)
+        levels = self._levels_for(pred, target)
         with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             return {level.scale: plain_distance(pred, target, [level]) for level in levels}
@@ -164,8 +163,7 @@ class TaskLoss(nn.Module):
         details are no finer than 3 pixels.
         Differentiable. Arguments and errors as for :meth:`forward`.
         """
-        self._check(pred, target)
-        levels, size = self._levels(pred), (pred.shape[2], pred.shape[3])
+        levels, size = self._levels_for(pred, target), (pred.shape[2], pred.shape[3])
         with full_precision(pred.device):
             pred, target = self._prepare(pred), self._prepare(target)
             maps = [
@@ -314,8 +312,9 @@ class TaskLoss(nn.Module):
     def _selection(self) -> Selection:
         return Selection(self.architecture, self.scales, self.resolution)
 
-    def _levels(self, image: Tensor) -> list[Level]:
-        return self._selection.levels((image.shape[2], image.shape[3]), self._frozen)
+    def _levels_for(self, pred: Tensor, target: Tensor) -> list[Level]:
+        self._check(pred, target)
+        return self._selection.levels((pred.shape[2], pred.shape[3]), self._frozen)
 
     def _check(self, pred: Tensor, target: Tensor) -> None:
         check_pair(pred, target)

@@ -178,6 +178,8 @@ _CONSTANTS = BySize()
 def _weights(length: int, new_length: int, like: Tensor, transposed: bool = False) -> Tensor | _Band:
     """What resamples a line of pixels, or the transpose of that."""
     dtype, device = like.dtype, like.device
+    if torch._C._get_tracing_state() is not None:  # torch.jit.trace makes tensors of sizes
+        length, new_length = int(length), int(new_length)
     if _symbolic(length, new_length):
         matrix = _resampling_matrix(length, new_length, dtype, device)
     elif max(length, new_length) > DENSE:
