@@ -43,6 +43,23 @@ def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> Ten
     return torch.stack(distances).sum(dim=0)
 
 
+def distance_and_gradient(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
+    """:func:`distance`, and the gradient of each image's distance by ``pred``. Called without gradient recording.
+
+    Returns:
+        (N,) distances and a gradient of the shape of ``pred``.
+    """
+    total = pred.new_zeros(len(pred))
+    gradient = torch.zeros_like(pred)
+    for level in reversed(levels):  # the finest first: the memory it frees is enough for all others
+        per_image, level_gradient = level.discriminator.distance_and_gradient(
+            resize(pred, level.size), resize(target, level.size)
+        )
+        total += per_image
+        gradient += resize_adjoint(level_gradient, (pred.shape[2], pred.shape[3]))
+    return total, gradient
+
+
 class _WithGradient(torch.autograd.Function):
     """:func:`distance` and its gradient by ``pred`` in one pass, for a target without gradient.
 
@@ -53,15 +70,7 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
-        total = pred.new_zeros(len(pred))
-        gradient = torch.zeros_like(pred)
-        for level in reversed(levels):  # the finest first: the memory it frees is enough for all others
-            per_image, level_gradient = level.discriminator.distance_and_gradient(
-                resize(pred, level.size), resize(target, level.size)
-            )
-            total += per_image
-            gradient += resize_adjoint(level_gradient, (pred.shape[2], pred.shape[3]))
-        return total, gradient
+        return distance_and_gradient(pred, target, levels)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
