@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from task_losses import fused
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.pyramid import resize, resize_adjoint
 
@@ -49,6 +50,11 @@ def distance_and_gradient(pred: Tensor, target: Tensor, levels: Sequence[Level])
     Returns:
         (N,) distances and a gradient of the shape of ``pred``.
     """
+    return fused.distance_and_gradient(pred, target, levels, plain=_level_by_level)
+
+
+def _level_by_level(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
+    """:func:`distance_and_gradient` in plain torch."""
     total = pred.new_zeros(len(pred))
     gradient = torch.zeros_like(pred)
     for level in reversed(levels):  # the finest first: the memory it frees is enough for all others

@@ -22,8 +22,7 @@ def size_of(difference, EXPONENT: tl.constexpr):
         relative = difference / SMOOTHING
         relative = relative * relative
         series = relative * 0.0
-        for backwards in tl.static_range(TERMS):
-            term: tl.constexpr = TERMS - backwards
+        for term in tl.static_range(TERMS, 0, -1):
             series = ((EXPONENT / 2 - term + 1) / term) * relative * (1.0 + series)
         power = tl.exp((EXPONENT / 2) * tl.log(1.0 + relative)) - 1.0
         return tl.where(relative < SMALL, series, power) * (SMOOTHING**EXPONENT)

@@ -1,8 +1,8 @@
 """A layer of all levels in one launch: forward for both images, and back for the prediction.
 
-A program computes a tile of one image's map in one level. Forward, it does so for the prediction and for the target, so
-that the difference of the two is at hand where the layer is a tap. Maps are stored after their LeakyReLU, channels last;
-gradients are those by the layer's sum, before it.
+A program computes a tile of one image's map in one level. Forward, it does so for the prediction and for the target,
+so that the difference of the two is at hand where the layer is a tap. Maps are stored after their LeakyReLU, channels
+last; gradients are those by the layer's sum, before it.
 
     kernel           reads                                       writes
     first_kernel     level images                                map 1
@@ -109,9 +109,7 @@ def score(maps: Tensor, weight: Tensor, layer: int, form: Form, tap: Shares) -> 
     return out
 
 
-def back(
-    gradient: Tensor, weight: Tensor, maps: Tensor, layer: int, form: Form, compared: bool
-) -> Tensor:
+def back(gradient: Tensor, weight: Tensor, maps: Tensor, layer: int, form: Form, compared: bool) -> Tensor:
     """The gradient by the layer's input before its LeakyReLU, (N, pixels, C).
 
     Args:
@@ -121,12 +119,12 @@ def back(
         layer: from 2.
         compared: whether the input is a tap.
     """
-    plan, count = form.plan, len(gradient)
+    plan, count, scores = form.plan, len(gradient), gradient.dim() == 2
     out = gradient.new_empty(count, plan.pixels, form.channels)
     launch_kernel(
         back_kernel, (plan.tiles, count),
         gradient, weight, maps, out, plan.levels, count, plan.pixels, weight.stride(0), 2 * layer,
-        SCORES=gradient.dim() == 2, **_constants(form, compared), **_products(form),
+        SCORES=scores, **_constants(form, compared), **_products(form) | ({"PRECISION": "ieee"} if scores else {}),
     )  # fmt: skip
     return out
 
@@ -170,7 +168,7 @@ def _constants(form: Form, compared: bool) -> dict[str, Any]:
 
 
 def _products(form: Form) -> dict[str, Any]:
-    return {"STAGES": form.tiles.stages, "PRECISION": form.precision}
+    return {"INNER": form.tiles.inner, "STAGES": form.tiles.stages, "PRECISION": form.precision}
 
 
 @jit
@@ -207,36 +205,39 @@ def first_kernel(
     values_ptr, weight_ptr, out_ptr, sums_ptr, levels_ptr, images, pixels, weight_stride, shrink, slots, first_slot,
     LAST: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr, TAP: tl.constexpr, EXPONENT: tl.constexpr,
-    SLOPE: tl.constexpr, NUMBERS: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    SLOPE: tl.constexpr, NUMBERS: tl.constexpr, INNER: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles of all levels, N). A pixel's 27 inputs are one row of a product."""
+    """Grid (tiles of all levels, N). A pixel has 27 inputs."""
     level, height, width, first_pixel, y, x = find_pixels(levels_ptr, BLOCK_HEIGHT, BLOCK_WIDTH)
     inside = (y < height - shrink) & (x < width - shrink)
     co = tl.arange(0, BLOCK)
     valid = co < CHANNELS
     weight_ptr += level * weight_stride
 
-    part = tl.arange(0, 32)
-    channel, tap = part // 9, part % 9
     start = tl.program_id(1).to(tl.int64) * 3 * pixels + first_pixel
     other = images.to(tl.int64) * 3 * pixels
-    place = (y * width + x)[:, None] + (channel * pixels + tap // 3 * width + tap % 3)[None, :]
-    seen = inside[:, None] & (part < 27)[None, :]
-    weight = tl.load(
-        weight_ptr + part[:, None] * CHANNELS + co[None, :], mask=(part < 27)[:, None] & valid[None, :], other=0.0
-    )  # fmt: skip
-    bias = tl.load(weight_ptr + 27 * CHANNELS + co, mask=valid, other=0.0)
-    pred = tl.load(values_ptr + start + place, mask=seen, other=0.0)
-    pred = tl.dot(pred, weight, input_precision=PRECISION, out_dtype=NUMBERS) + bias[None, :]
-    target = tl.load(values_ptr + start + other + place, mask=seen, other=0.0)
-    target = tl.dot(target, weight, input_precision=PRECISION, out_dtype=NUMBERS) + bias[None, :]
+    pred = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
+    target = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
+    for part in tl.range(0, 27, INNER, num_stages=STAGES):
+        ci = part + tl.arange(0, INNER)
+        channel, tap = ci // 9, ci % 9
+        weight = tl.load(
+            weight_ptr + ci[:, None] * CHANNELS + co[None, :], mask=(ci < 27)[:, None] & valid[None, :], other=0.0
+        )  # fmt: skip
+        place = (y * width + x)[:, None] + (channel * pixels + tap // 3 * width + tap % 3)[None, :]
+        seen = inside[:, None] & (ci < 27)[None, :]
+        values = tl.load(values_ptr + start + place, mask=seen, other=0.0)
+        pred = tl.dot(values, weight, pred, input_precision=PRECISION, out_dtype=NUMBERS)
+        values = tl.load(values_ptr + start + other + place, mask=seen, other=0.0)
+        target = tl.dot(values, weight, target, input_precision=PRECISION, out_dtype=NUMBERS)
+    bias = tl.load(weight_ptr + 27 * CHANNELS + co, mask=valid, other=0.0)[None, :]
 
     start = (tl.program_id(1).to(tl.int64) * pixels + first_pixel) * CHANNELS
     other = images.to(tl.int64) * pixels * CHANNELS
     place = (y * width + x)[:, None] * CHANNELS + co[None, :]
     finish(
-        pred, target, out_ptr + start, sums_ptr, place, other, inside[:, None] & valid[None, :], height, width, shrink,
-        slots, first_slot, CHANNELS, TAP, LAST, EXPONENT, SLOPE,
+        pred + bias, target + bias, out_ptr + start, sums_ptr, place, other, inside[:, None] & valid[None, :],
+        height, width, shrink, slots, first_slot, CHANNELS, TAP, LAST, EXPONENT, SLOPE,
     )  # fmt: skip
 
 
@@ -245,15 +246,14 @@ def middle_kernel(
     values_ptr, weight_ptr, out_ptr, sums_ptr, levels_ptr, images, pixels, weight_stride, shrink, slots, first_slot,
     LAST: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr, TAP: tl.constexpr, EXPONENT: tl.constexpr,
-    SLOPE: tl.constexpr, NUMBERS: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    SLOPE: tl.constexpr, NUMBERS: tl.constexpr, INNER: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of all levels, N)."""
     level, height, width, first_pixel, y, x = find_pixels(levels_ptr, BLOCK_HEIGHT, BLOCK_WIDTH)
     inside = (y < height - shrink) & (x < width - shrink)
-    ci = tl.arange(0, BLOCK)
+    ci = tl.arange(0, INNER)
     co = tl.arange(0, BLOCK)
     valid = co < CHANNELS
-    mask = inside[:, None] & valid[None, :]
     weight_ptr += level * weight_stride
 
     start = (tl.program_id(1).to(tl.int64) * pixels + first_pixel) * CHANNELS
@@ -261,20 +261,21 @@ def middle_kernel(
     place = (y * width + x)[:, None] * CHANNELS + co[None, :]
     pred = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
     target = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
-    for tap in tl.range(0, 9, num_stages=STAGES):
-        moved = values_ptr + start + place + (tap // 3 * width + tap % 3) * CHANNELS
+    for step in tl.range(0, 9 * (CHANNELS // INNER), num_stages=STAGES):
+        tap, part = step // (CHANNELS // INNER), step % (CHANNELS // INNER)
         weight = tl.load(
-            weight_ptr + tap * (CHANNELS * CHANNELS) + ci[:, None] * CHANNELS + co[None, :],
-            mask=(ci < CHANNELS)[:, None] & valid[None, :], other=0.0,
+            weight_ptr + step * (INNER * CHANNELS) + ci[:, None] * CHANNELS + co[None, :],
+            mask=valid[None, :], other=0.0,
         )  # fmt: skip
-        values = tl.load(moved, mask=mask, other=0.0)
+        moved = (y * width + x + tap // 3 * width + tap % 3)[:, None] * CHANNELS + part * INNER + ci[None, :]
+        values = tl.load(values_ptr + start + moved, mask=inside[:, None], other=0.0)
         pred = tl.dot(values, weight, pred, input_precision=PRECISION, out_dtype=NUMBERS)
-        values = tl.load(moved + other, mask=mask, other=0.0)
+        values = tl.load(values_ptr + start + other + moved, mask=inside[:, None], other=0.0)
         target = tl.dot(values, weight, target, input_precision=PRECISION, out_dtype=NUMBERS)
     bias = tl.load(weight_ptr + 9 * CHANNELS * CHANNELS + co, mask=valid, other=0.0)[None, :]
     finish(
-        pred + bias, target + bias, out_ptr + start, sums_ptr, place, other, mask, height, width, shrink, slots,
-        first_slot, CHANNELS, TAP, LAST, EXPONENT, SLOPE,
+        pred + bias, target + bias, out_ptr + start, sums_ptr, place, other, inside[:, None] & valid[None, :],
+        height, width, shrink, slots, first_slot, CHANNELS, TAP, LAST, EXPONENT, SLOPE,
     )  # fmt: skip
 
 
@@ -313,19 +314,21 @@ def back_kernel(
     gradient_ptr, weight_ptr, maps_ptr, out_ptr, levels_ptr, images, pixels, weight_stride, shrink,
     SCORES: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr, TAP: tl.constexpr, EXPONENT: tl.constexpr,
-    SLOPE: tl.constexpr, NUMBERS: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    SLOPE: tl.constexpr, NUMBERS: tl.constexpr, INNER: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of all levels, N). ``shrink`` is that of the gradient; what it makes is two pixels larger."""
     level, height, width, first_pixel, y, x = find_pixels(levels_ptr, BLOCK_HEIGHT, BLOCK_WIDTH)
     out_height, out_width = height - shrink + 2, width - shrink + 2
     ci = tl.arange(0, BLOCK)
-    co = tl.arange(0, BLOCK)
+    co = tl.arange(0, INNER)
     valid = ci < CHANNELS
     weight_ptr += level * weight_stride
+    PARTS: tl.constexpr = 1 if SCORES else CHANNELS // INNER
     start = tl.program_id(1).to(tl.int64) * pixels + first_pixel
     pixel = y * width + x
     out = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
-    for tap in tl.range(0, 9, num_stages=STAGES):
+    for step in tl.range(0, 9 * PARTS, num_stages=STAGES):
+        tap, part = step // PARTS, step % PARTS
         down, across = tap // 3, tap % 3
         seen = (y >= down) & (y < out_height - 2 + down) & (x >= across) & (x < out_width - 2 + across)
         moved = start + pixel - (down * width + across)
@@ -334,13 +337,11 @@ def back_kernel(
             weight = tl.load(weight_ptr + tap * CHANNELS + ci, mask=valid, other=0.0)
             out += values[:, None] * weight[None, :]
         else:
-            values = tl.load(
-                gradient_ptr + moved[:, None] * CHANNELS + co[None, :],
-                mask=seen[:, None] & (co < CHANNELS)[None, :], other=0.0,
-            )  # fmt: skip
+            moved = moved[:, None] * CHANNELS + part * INNER + co[None, :]
+            values = tl.load(gradient_ptr + moved, mask=seen[:, None], other=0.0)
             weight = tl.load(
-                weight_ptr + tap * (CHANNELS * CHANNELS) + ci[None, :] * CHANNELS + co[:, None],
-                mask=valid[None, :] & (co < CHANNELS)[:, None], other=0.0,
+                weight_ptr + tap * (CHANNELS * CHANNELS) + ci[None, :] * CHANNELS + part * INNER + co[:, None],
+                mask=valid[None, :], other=0.0,
             )  # fmt: skip
             out = tl.dot(values, weight, out, input_precision=PRECISION, out_dtype=NUMBERS)
 
@@ -356,7 +357,8 @@ def back_kernel(
 
 @jit(do_not_specialize=["images", "pixels", "weight_stride", "slots", "first_slot"])
 def image_kernel(
-    gradient_ptr, weight_ptr, images_ptr, out_ptr, sums_ptr, levels_ptr, images, pixels, weight_stride, slots, first_slot,
+    gradient_ptr, weight_ptr, images_ptr, out_ptr, sums_ptr, levels_ptr,
+    images, pixels, weight_stride, slots, first_slot,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
     TAP: tl.constexpr, EXPONENT: tl.constexpr, SLOPE: tl.constexpr, NUMBERS: tl.constexpr,
 ):  # fmt: skip

@@ -29,10 +29,17 @@ _BEYOND = 2**31 - 1  # the first tile of a level that is not there
 
 @dataclass(frozen=True)
 class Tiles:
-    """How layers cut their maps: pixels of a program, powers of 2, its warps, and the depth of its pipeline."""
+    """How layers cut their work.
+
+    Attributes:
+        height, width: pixels of a program, both powers of 2.
+        inner: inputs of a step of its sum; a power of 2 that divides the channels.
+        warps, stages: threads of a program in warps, and depth of the sum's pipeline.
+    """
 
     height: int
     width: int
+    inner: int
     warps: int
     stages: int
 
@@ -64,7 +71,12 @@ class Plan:
 
 @lru_cache(maxsize=256)  # a few kilobytes each: 7 KB for 96 x 96, 0.2 MB for 2048 x 2048
 def plan(
-    sizes: tuple[Size, ...], with_image: tuple[bool, ...], size: Size, tiles: Tiles, dtype: torch.dtype, device: torch.device
+    sizes: tuple[Size, ...],
+    with_image: tuple[bool, ...],
+    size: Size,
+    tiles: Tiles,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Plan:
     """The plan for levels of some sizes.
 

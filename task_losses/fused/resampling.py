@@ -31,9 +31,7 @@ def resample(pred: Tensor, target: Tensor, plan: Plan) -> Tensor:
     return out
 
 
-def adjoint(
-    gradients: Tensor, sums: Tensor, plan: Plan, before: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor]:
+def adjoint(gradients: Tensor, sums: Tensor, plan: Plan, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     """Adds up what all levels left.
 
     Args:
@@ -84,7 +82,8 @@ _RESAMPLE = [
 @jit(do_not_specialize=_RESAMPLE)
 def resample_kernel(
     pred_ptr, target_ptr, out_ptr, levels_ptr, rows_ptr, columns_ptr,
-    pred_n, pred_c, pred_y, pred_x, target_n, target_c, target_y, target_x, images, height, width, pixels, rows, columns,
+    pred_n, pred_c, pred_y, pred_x, target_n, target_c, target_y, target_x,
+    images, height, width, pixels, rows, columns,
     SIDE: tl.constexpr, SOURCE: tl.constexpr, NUMBERS: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of all levels, 6 images): a program makes a tile of one channel of one image."""

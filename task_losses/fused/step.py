@@ -13,6 +13,8 @@ from task_losses.fused.layers import Form, Shares
 from task_losses.fused.plan import Plan, Size, Tiles, plan
 from task_losses.fused.weights import Packed, packed
 
+_captured: dict[int, Plan] = {}  # what a CUDA graph reads must live as long as the process
+
 # Bytes of maps up to which all levels are computed together. Where they would take more, launches cost little.
 TOGETHER = 2**29
 
@@ -43,6 +45,8 @@ def distance_and_gradient(
         chosen = discriminators[some]
         with_image = tuple(0 in one.taps for one in chosen)
         tables = plan(tuple(sizes[some]), with_image, (height, width), tiles, pred.dtype, pred.device)
+        if pred.is_cuda and torch.cuda.is_current_stream_capturing():
+            _captured[id(tables)] = tables
         result = _levels(pred, target, chosen[-1], weights, some, tables, tiles, precision, any(with_image), result)
     assert result is not None
     return result
