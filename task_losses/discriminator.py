@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,10 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from task_losses.constants import ByWeights
+
 SLOPE = 0.2  # LeakyReLU of every discriminator, in training and here
 DISTANCES = ("squared", "absolute")
 # Smooths |d|^p at zero, for images in [0, 1]: its second derivative stays finite. A quarter of an 8-bit step.
 SMOOTHING = 1e-3
+FROM_WEIGHTS = ByWeights()
+
+Compare = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,12 @@ class FrozenDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.depth = len(layers)
+        self.groups = 1  # discriminators in one, see task_losses.joined
         self.taps = tuple(sorted(taps))
         self.exponent = 2.0 if distance == "squared" else 1.0
         self.image_exponent = image_exponent
+        # Those that agree in it can be computed as one, but for the image's own term.
+        self.form = (self.exponent, [tap for tap in self.taps if tap > 0], [weight.shape for weight, _ in layers])
         for index, (weight, bias) in enumerate(layers):
             self.register_buffer(f"weight{index}", weight.detach().clone(), persistent=False)
             self.register_buffer(f"bias{index}", bias.detach().clone(), persistent=False)
@@ -113,7 +121,7 @@ class FrozenDiscriminator(nn.Module):
     def _outputs(self, x: Tensor) -> Iterator[Tensor]:
         """Outputs of the layers, one by one, so that without gradient recording only those kept take memory."""
         for index, (weight, bias) in enumerate(self.layers()[: max(self.taps)]):
-            x = F.conv2d(x, weight, bias)
+            x = F.conv2d(x, weight, bias, groups=self.groups)
             if index < self.depth - 1:
                 x = F.leaky_relu_(x, SLOPE)  # in place: its derivative can be read off its result
             yield x
@@ -162,26 +170,51 @@ class FrozenDiscriminator(nn.Module):
         Returns:
             (N,) distances and a gradient of the shape of ``pred``.
         """
-        # The faster layout for these narrow convolutions on the CPU.
-        pred = pred.contiguous(memory_format=torch.channels_last)
-        target = target.contiguous(memory_format=torch.channels_last)
+        if pred.device.type == "cpu":  # the faster layout there for these narrow convolutions
+            pred = pred.contiguous(memory_format=torch.channels_last)
+            target = target.contiguous(memory_format=torch.channels_last)
         references = self(target)
         outputs = [pred, *self._outputs(pred)]  # by layer; the image is layer 0
+        return self._walk_back(outputs, references, self._distance_and_derivative)
+
+    def image_distance_and_gradient(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The share of tap 0, the image itself, in :meth:`distance_and_gradient`."""
+        return self._distance_and_derivative(pred, target, 0)
+
+    def _walk_back(self, outputs: list[Tensor], references: list[Tensor], compare: Compare) -> tuple[Tensor, Tensor]:
+        """Distances, and their gradient by ``outputs[0]``. Both lists are emptied.
+
+        Args:
+            outputs: of all layers, from the image on.
+            references: outputs at the taps.
+            compare: makes of an output, its reference and its layer their distances and its derivative by the output.
+        """
         last = len(outputs) - 1
-        total, gradient = self._distance_and_derivative(outputs[last], references.pop(), last)
+        weights = self._adjoint_weights()
+        total, gradient = compare(outputs[last], references.pop(), last)
         for layer in range(last, 0, -1):  # from the gradient by the layer's output to that by its input
             output = outputs.pop()
             if layer < self.depth:
                 # In place, which spares a pass through memory.
                 torch.ops.aten.leaky_relu_backward.grad_input(gradient, output, SLOPE, True, grad_input=gradient)
-            weight, _ = self.layers()[layer - 1]
-            gradient = F.conv2d(gradient, weight.flip(2, 3).transpose(0, 1), padding=2)
+            gradient = F.conv2d(gradient, weights[layer - 1], padding=2, groups=self.groups)
             if layer - 1 in self.taps:
-                distance, by_input = self._distance_and_derivative(outputs[-1], references.pop(), layer - 1)
+                distance, by_input = compare(outputs[-1], references.pop(), layer - 1)
                 total += distance
                 gradient += by_input
                 del by_input
         return total, gradient
+
+    def _adjoint_weights(self) -> list[Tensor]:
+        """Of each layer those that, as a full convolution, make the gradient by its input of that by its output."""
+        weights = [weight for weight, _ in self.layers()]
+
+        def make() -> list[Tensor]:
+            turned = (w.unflatten(0, (self.groups, -1)).transpose(1, 2).flip(3, 4).flatten(0, 1) for w in weights)
+            layout = torch.channels_last if weights[0].device.type == "cpu" else torch.contiguous_format
+            return [weight.contiguous(memory_format=layout) for weight in turned]
+
+        return FROM_WEIGHTS.get(self, "adjoint", weights, make)
 
     def _distance_and_derivative(self, output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:
         """One tap's distances (N,), and their derivative by ``output``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from task_losses import fused
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.pyramid import resize, resize_adjoint
+from task_losses.joined import LARGEST, WORTH_OF_A_GROUP, JoinedDiscriminators, groups, joinable
+from task_losses.pyramid import resize, resize_adjoint, resize_levels, resize_levels_adjoint
 
 
 class Level(NamedTuple):
@@ -44,26 +47,73 @@ def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> Ten
     return torch.stack(distances).sum(dim=0)
 
 
-def distance_and_gradient(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
+def distance_and_gradient(
+    pred: Tensor, target: Tensor, levels: Sequence[Level], join: bool | None = None
+) -> tuple[Tensor, Tensor]:
     """:func:`distance`, and the gradient of each image's distance by ``pred``. Called without gradient recording.
+
+    Args:
+        join: whether small levels become one network, which takes fewer operations and more arithmetic. Default:
+            wherever operations have to be launched, which is everywhere but on the CPU; and the kernels of
+            :mod:`task_losses.fused` where they are asked for.
 
     Returns:
         (N,) distances and a gradient of the shape of ``pred``.
     """
-    return fused.distance_and_gradient(pred, target, levels, plain=_level_by_level)
-
-
-def _level_by_level(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
-    """:func:`distance_and_gradient` in plain torch."""
+    if join is None and fused.takes(pred, levels, plain=partial(distance_and_gradient, join=False)):
+        return fused.distance_and_gradient(pred, target, levels)
+    size = (pred.shape[2], pred.shape[3])
     total = pred.new_zeros(len(pred))
     gradient = torch.zeros_like(pred)
-    for level in reversed(levels):  # the finest first: the memory it frees is enough for all others
+    alone, joined = list(levels), list[list[Level]]()
+    if join or (join is None and pred.device.type != "cpu"):
+        alone, joined = split(levels, 2 * len(pred), size)
+    for level in reversed(alone):  # the finest first: the memory it frees is enough for all others
         per_image, level_gradient = level.discriminator.distance_and_gradient(
             resize(pred, level.size), resize(target, level.size)
         )
         total += per_image
-        gradient += resize_adjoint(level_gradient, (pred.shape[2], pred.shape[3]))
+        gradient += resize_adjoint(level_gradient, size)
+    if joined:
+        pair = torch.cat([pred, target])
+    for group in reversed(joined):
+        network = JoinedDiscriminators.of([level.discriminator for level in group])
+        sizes = [level.size for level in group]
+        per_image, group_gradient = network.pair_distance_and_gradient(resize_levels(pair, sizes), sizes)
+        total += per_image
+        gradient += resize_levels_adjoint(group_gradient, sizes, size)
+        for level in group:
+            if 0 in level.discriminator.taps:  # of the image itself: the finest level, which is not resampled
+                per_image, image_gradient = level.discriminator.image_distance_and_gradient(pred, target)
+                total += per_image
+                gradient += image_gradient
     return total, gradient
+
+
+def split(
+    levels: Sequence[Level], images: int, size: tuple[int, int], worth: int = WORTH_OF_A_GROUP
+) -> tuple[list[Level], list[list[Level]]]:
+    """Levels to take one by one, and groups of levels to join.
+
+    Args:
+        images: at each level, predictions and references.
+        size: of the images.
+        worth: see :func:`task_losses.joined.groups`.
+    """
+    if max(size) > LARGEST:
+        return list(levels), []
+    parts = [level.discriminator for level in levels]
+    apart = (True, *(not joinable(one, other) for one, other in pairwise(parts)))
+    alone, joined = [], []
+    for group in groups(tuple(level.size for level in levels), apart, images, worth):
+        members = [levels[index] for index in group]
+        first = members[0]
+        pixels = images * first.size[0] * first.size[1]
+        if len(group) > 1 or (pixels <= worth and joinable(first.discriminator, first.discriminator)):
+            joined.append(members)
+        else:
+            alone.append(first)
+    return alone, joined
 
 
 class _WithGradient(torch.autograd.Function):

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from task_losses.constants import BySize
+
+DENSE = 256  # pixels a side up to which one product with all weights is no slower than a banded one
+BLOCK = 32  # results that share one window of a banded product
 
 
 def level_size(size: tuple[int, int], ratio: float, level: int) -> tuple[int, int]:
-    """Height and width of a pyramid level: ``size * ratio**level``, rounded half up; level 0 is ``size``."""
-    scale = ratio**level
-    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+    """Height and width of a pyramid level: ``size * ratio**level``, rounded half up; level 0 is ``size``.
+
+    In integers, so that it also works on symbolic sizes. ``ratio`` counts as the decimal fraction that it is written
+    as: 0.7 is 7/10.
+    """
+    part, whole = _powers(ratio, level)
+    height, width = ((2 * side * part + whole) // (2 * whole) for side in size)
+    return height, width
+
+
+@lru_cache
+def _powers(ratio: float, level: int) -> tuple[int, int]:
+    power: Fraction = Fraction(str(ratio)) ** level
+    return power.numerator, power.denominator
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic resampling with an antialiasing filter, as two matrix products.
+    """Bicubic resampling with an antialiasing filter, as matrix products.
 
     The same numbers as ``F.interpolate(mode="bicubic", antialias=True)``, up to rounding. Written as matrix
     products because that kernel is slow on the CPU, missing on some devices, and not deterministic in its
@@ -31,9 +51,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = image.shape[-2:]
     if (height, width) == tuple(size):
         return image
-    rows = _matrix(height, size[0], image)
-    columns = _matrix(width, size[1], image)
-    return rows @ (image @ columns.T)
+    image = _along_rows(image, _weights(width, size[1], image))
+    return _along_columns(image, _weights(height, size[0], image))
 
 
 def resize_adjoint(gradient: Tensor, size: tuple[int, int]) -> Tensor:
@@ -41,9 +60,40 @@ def resize_adjoint(gradient: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = gradient.shape[-2:]
     if (height, width) == tuple(size):
         return gradient
-    rows = _matrix(size[0], height, gradient)
-    columns = _matrix(size[1], width, gradient)
-    return rows.T @ (gradient @ columns)
+    gradient = _along_rows(gradient, _weights(size[1], width, gradient, transposed=True))
+    return _along_columns(gradient, _weights(size[0], height, gradient, transposed=True))
+
+
+def resize_levels(image: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """:func:`resize` to several sizes at once, each filled up with zeros to the largest height and width.
+
+    Returns:
+        (N, sizes * C, H, W), contiguous: the channels of the first size, then those of the second, ...
+    """
+    rows, columns = (
+        _stacked(image.shape[-2], [h for h, _ in sizes], image),
+        _stacked(image.shape[-1], [w for _, w in sizes], image),
+    )
+    count, channels, height, _ = image.shape
+    x = image @ columns.flatten(0, 1).mT  # (N, C, H, sizes * w)
+    x = x.view(count, channels, height, len(sizes), -1).permute(3, 2, 0, 1, 4)
+    x = rows @ x.reshape(len(sizes), height, -1)  # (sizes, h, N * C * w)
+    x = x.view(len(sizes), rows.shape[1], count, channels, -1).permute(2, 0, 3, 1, 4)
+    return x.reshape(count, len(sizes) * channels, *x.shape[-2:])
+
+
+def resize_levels_adjoint(gradient: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
+    """Transpose of :func:`resize_levels`: (N, sizes * C, H, W) -> (N, C, *size). What fills up must be zero."""
+    rows, columns = (
+        _stacked(size[0], [h for h, _ in sizes], gradient),
+        _stacked(size[1], [w for _, w in sizes], gradient),
+    )
+    count, _, height, width = gradient.shape
+    x = gradient.view(count, len(sizes), -1, height, width)
+    channels = x.shape[2]
+    x = rows.mT @ x.permute(1, 3, 0, 2, 4).reshape(len(sizes), height, -1)
+    x = x.view(len(sizes), size[0], count, channels, width).permute(2, 3, 1, 0, 4)
+    return x.reshape(count, channels, size[0], -1) @ columns.flatten(0, 1)  # the product adds the sizes up
 
 
 def resize_area(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -71,20 +121,129 @@ def _overlap(length: int, new_length: int) -> Tensor:
     return (last - first).clamp(min=0) * (new_length / length)
 
 
-def _matrix(length: int, new_length: int, like: Tensor) -> Tensor:
-    make = _resampling_matrix if torch.compiler.is_compiling() else _cached_matrix
-    return make(length, new_length, like.dtype, like.device)
+class _Band(NamedTuple):
+    """A matrix whose entries lie near its diagonal. Results come in blocks; each has a window of the input.
+
+    Attributes:
+        weights: (blocks, results of a block, width of a window).
+        step: from a window's start to the next one's.
+        before, after: zeros that the windows need before and after the input; negative for values left out.
+        length: of the result.
+    """
+
+    weights: Tensor
+    step: int
+    before: int
+    after: int
+    length: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.weights.nbytes
 
 
-def _resampling_matrix(length: int, new_length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _along_rows(image: Tensor, weights: Tensor | _Band) -> Tensor:
+    """Weights times each row of pixels: (N, C, H, W) -> (N, C, H, new W)."""
+    if isinstance(weights, Tensor):
+        return image @ weights.mT
+    windows = F.pad(image, (weights.before, weights.after)).unfold(-1, weights.weights.shape[2], weights.step)
+    results = windows.flatten(0, 2).transpose(0, 1) @ weights.weights.mT  # (blocks, N * C * H, results)
+    results = results.transpose(0, 1).reshape(*image.shape[:3], -1)
+    return results[..., : weights.length]
+
+
+def _along_columns(image: Tensor, weights: Tensor | _Band) -> Tensor:
+    """Weights times each column of pixels: (N, C, H, W) -> (N, C, new H, W)."""
+    if isinstance(weights, Tensor):
+        return weights @ image
+    padded = F.pad(image, (0, 0, weights.before, weights.after))
+    windows = padded.unfold(-2, weights.weights.shape[2], weights.step)  # (N, C, blocks, W, width of a window)
+    return (weights.weights @ windows.mT).flatten(2, 3)[:, :, : weights.length]
+
+
+_CONSTANTS = BySize()
+
+
+def _weights(length: int, new_length: int, like: Tensor, transposed: bool = False) -> Tensor | _Band:
+    """What resamples a line of pixels, or the transpose of that."""
+    dtype, device = like.dtype, like.device
+    if torch.compiler.is_compiling():  # lengths may be symbols, which no choice should depend on
+        matrix = _resampling_matrix(length, new_length, dtype, device)
+    elif max(length, new_length) > DENSE:
+        return _CONSTANTS.get(
+            (length, new_length, transposed, dtype, device),
+            lambda: _band(length, new_length, transposed, dtype, device),
+        )
+    else:
+        matrix = _CONSTANTS.get(
+            (length, new_length, dtype, device), lambda: _resampling_matrix(length, new_length, dtype, device)
+        )
+    return matrix.mT if transposed else matrix
+
+
+def _stacked(length: int, new_lengths: Sequence[int], like: Tensor) -> Tensor:
+    """Resampling matrices (lengths, largest new length, length), filled up with zeros."""
+
+    def make() -> Tensor:
+        longest = max(new_lengths)
+        matrices = [
+            F.pad(
+                torch.eye(length, dtype=torch.float64) if new == length else _resampling_matrix(length, new),
+                (0, 0, 0, longest - new),
+            )
+            for new in new_lengths
+        ]
+        return torch.stack(matrices).to(like.device, like.dtype)
+
+    return _CONSTANTS.get((length, tuple(new_lengths), like.dtype, like.device), make)
+
+
+def _resampling_matrix(
+    length: int, new_length: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> Tensor:
     """(new_length, length) weights; each row sums to one."""
-    scale = length / new_length
-    stretch = max(scale, 1.0)  # below one sample per pixel the kernel widens: that is the antialiasing
     # In float64, so that every device and dtype gets the same weights to its own precision.
-    centre = (torch.arange(new_length, dtype=torch.float64) + 0.5) * scale
-    position = torch.arange(length, dtype=torch.float64) + 0.5
-    weights = _cubic((position[None, :] - centre[:, None]) / stretch)
+    results = torch.arange(new_length, dtype=torch.float64)
+    pixels = torch.arange(length, dtype=torch.float64)
+    weights = _kernel(results[:, None], pixels[None, :], length / new_length)
     return (weights / weights.sum(dim=1, keepdim=True)).to(device, dtype)
+
+
+def _band(length: int, new_length: int, transposed: bool, dtype: torch.dtype, device: torch.device) -> _Band:
+    """The same weights, or their transpose, without most of their zeros."""
+    scale = length / new_length
+    reach = 2 * max(scale, 1.0)  # of the kernel, in pixels
+    results = torch.arange(new_length, dtype=torch.float64)
+    centre = (results + 0.5) * scale - 0.5
+    pixels = (centre - reach).ceil()[:, None] + torch.arange(int(2 * reach) + 1)
+    inside = (pixels >= 0) & (pixels < length)
+    sums = (_kernel(results[:, None], pixels, scale) * inside).sum(dim=1)
+    if transposed:
+        count, inputs = length, new_length
+        centre, reach = (torch.arange(length, dtype=torch.float64) + 0.5) / scale - 0.5, reach / scale
+    else:
+        count, inputs = new_length, length
+    blocks = -(-count // BLOCK)
+    begin = torch.arange(blocks) * BLOCK
+    first = (centre - reach).ceil().long()[begin]
+    last = (centre + reach).floor().long()[(begin + BLOCK - 1).clamp(max=count - 1)]
+    # The windows start at even steps. Each is wide enough for the blocks to drift from these.
+    step = max(1, round((first[-1] - first[0]).item() / max(1, blocks - 1)))
+    even = torch.arange(blocks) * step
+    before = int((even - first).max())
+    width = int((last - even).max()) + before + 1
+    output = (begin[:, None] + torch.arange(BLOCK))[:, :, None]
+    taken = (even[:, None] - before + torch.arange(width))[:, None, :]
+    result, pixel = (taken, output) if transposed else (output, taken)
+    valid = (output < count) & (taken >= 0) & (taken < inputs)
+    weights = _kernel(result, pixel, scale) / sums[result.clamp(0, new_length - 1)] * valid
+    return _Band(weights.to(device, dtype), step, before, int(even[-1]) - before + width - inputs, count)
+
+
+def _kernel(result: Tensor, pixel: Tensor, scale: float) -> Tensor:
+    """Weight of each pixel in each result, by their indices, before rows are divided by their sums."""
+    stretch = max(scale, 1.0)  # below one sample per pixel the kernel widens: that is the antialiasing
+    return _cubic((pixel.double() + 0.5 - (result.double() + 0.5) * scale) / stretch)
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -93,10 +252,3 @@ def _cubic(x: Tensor) -> Tensor:
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
-
-
-@lru_cache(maxsize=64)
-def _cached_matrix(length: int, new_length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # A tensor born in inference mode could not serve a later training step.
-    with torch.inference_mode(False), torch.device("cpu"):
-        return _resampling_matrix(length, new_length, dtype, device)

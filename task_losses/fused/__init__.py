@@ -10,51 +10,38 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from task_losses.discriminator import FrozenDiscriminator
+from task_losses.fused import configs
+from task_losses.fused.configs import Level, Way, width_of
 
 SWITCH = "TASK_LOSSES_KERNELS"
 _MOST_IMAGES = 65535 // 6  # of a batch, by the largest grid
 _MOST_PIXELS = 2**26  # of an image, so that places in a map are 32-bit integers
 
 
-class Level(Protocol):
-    """What a level must tell: the size of its image, and its discriminator."""
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-
-    @property
-    def discriminator(self) -> FrozenDiscriminator: ...
-
-
-Way = Callable[[Tensor, Tensor, Sequence[Any]], tuple[Tensor, Tensor]]
 _warned: set[str] = set()
 
 
-def distance_and_gradient(pred: Tensor, target: Tensor, levels: Sequence[Level], plain: Way) -> tuple[Tensor, Tensor]:
-    """As :func:`task_losses.distance.distance_and_gradient`: by the kernels if they are wanted and can run.
+def takes(pred: Tensor, levels: Sequence[Level], plain: Way) -> bool:
+    """Whether the kernels are asked for and can run; where they cannot, one warning says why.
 
     Args:
-        plain: the way in plain torch, which else is taken; the kernels must agree with it.
+        plain: the same in plain torch, with which the kernels must agree on this device.
 
     Raises:
         ValueError: the environment asks for kernels that there are not.
     """
     if not wanted():
-        return plain(pred, target, levels)
+        return False
     reason = obstacle(pred, levels, plain)
-    if reason is not None:
-        if reason not in _warned:
-            _warned.add(reason)
-            warnings.warn(f"{SWITCH}=fused cannot be followed, plain torch is used: {reason}", stacklevel=2)
-        return plain(pred, target, levels)
-    return run(pred, target, levels)
+    if reason is not None and reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"{SWITCH}=fused cannot be followed, plain torch is used: {reason}", stacklevel=2)
+    return reason is None
 
 
 def wanted() -> bool:
@@ -65,22 +52,11 @@ def wanted() -> bool:
     return value == "fused"
 
 
-def run(pred: Tensor, target: Tensor, levels: Sequence[Level], **options: Any) -> tuple[Tensor, Tensor]:
-    """The kernels, without any question.
+def distance_and_gradient(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
+    """As :func:`task_losses.distance.distance_and_gradient`, by the kernels, for what they can take."""
+    from task_losses.fused import step
 
-    Args:
-        options: other ones than the device's: ``tiles``, ``precision``, ``together``.
-    """
-    from task_losses.fused import configs
-    from task_losses.fused.step import distance_and_gradient as fused
-
-    channels = levels[-1].discriminator.layers()[0][0].shape[0]
-    options = {"tiles": configs.tiles(channels), "precision": configs.precision()} | options
-    sizes, discriminators = [level.size for level in levels], [level.discriminator for level in levels]
-    if pred.is_cuda and pred.device.index != torch.cuda.current_device():
-        with torch.cuda.device(pred.device):  # a kernel goes to the current device
-            return fused(pred, target, sizes, discriminators, **options)
-    return fused(pred, target, sizes, discriminators, **options)
+    return step.distance_and_gradient(pred, target, levels)
 
 
 def obstacle(pred: Tensor, levels: Sequence[Level], plain: Way) -> str | None:
@@ -100,15 +76,13 @@ def obstacle(pred: Tensor, levels: Sequence[Level], plain: Way) -> str | None:
 
 def _obstacle_of(levels: Sequence[Level]) -> str | None:
     """Of the discriminators."""
-    from task_losses.fused.configs import MOST_CHANNELS
-    from task_losses.fused.plan import MOST_LEVELS
-
-    widths = {level.discriminator.layers()[0][0].shape[0] for level in levels}
+    widths = {width_of(level) for level in levels}
     width = max(widths)
-    if len(widths) > 1 or width % 8 or width > MOST_CHANNELS:
-        return f"the kernels take one width for all scales, 8, 16, 24 or {MOST_CHANNELS} channels, got {sorted(widths)}"
-    if len(levels) > MOST_LEVELS:
-        return f"the kernels take {MOST_LEVELS} levels at most, got {len(levels)}"
+    if len(widths) > 1 or width % 8 or width > configs.MOST_CHANNELS:
+        wanted_widths = ", ".join(map(str, range(8, configs.MOST_CHANNELS + 1, 8)))
+        return f"all scales must have the same width, one of {wanted_widths} channels, got {sorted(widths)}"
+    if len(levels) > configs.MOST_LEVELS:
+        return f"the kernels take {configs.MOST_LEVELS} levels at most, got {len(levels)}"
     return None
 
 

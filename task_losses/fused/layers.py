@@ -23,11 +23,12 @@ from typing import Any
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
+from task_losses.fused.configs import Tiles
 from task_losses.fused.differences import derivative_of, size_of
 from task_losses.fused.launch import kernel_dtype, launch_kernel, padded
 from task_losses.fused.optional import jit, tl
 from task_losses.fused.places import IMAGE, find_pixels, of_level
-from task_losses.fused.plan import Plan, Tiles
+from task_losses.fused.plan import Plan
 
 _REGISTERS = 255  # of a thread, all that there are
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from task_losses.fused import plan
+from task_losses.fused import configs, plan
 from task_losses.fused.optional import constexpr, jit, tl
 
-LEVELS = constexpr(plan.MOST_LEVELS)
+LEVELS = constexpr(configs.MOST_LEVELS)
 HEIGHT, WIDTH, PIXEL = constexpr(plan.HEIGHT), constexpr(plan.WIDTH), constexpr(plan.PIXEL)
 TILE, RESIZED = constexpr(plan.TILE), constexpr(plan.RESIZED)
 ROW, COLUMN, IMAGE = constexpr(plan.ROW), constexpr(plan.COLUMN), constexpr(plan.IMAGE)

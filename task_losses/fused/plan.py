@@ -9,39 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from task_losses.constants import BySize
+from task_losses.fused.configs import MOST_LEVELS, Tiles
 from task_losses.fused.launch import cdiv
 from task_losses.pyramid import _cubic
 
 Size = tuple[int, int]  # height and width
 
-MOST_LEVELS = 16
 SIDE = 16  # of a tile of the resampling, square
 # Rows of the table of levels, each of MOST_LEVELS numbers. The first ones of a kind are those of tiles and pixels.
 HEIGHT, WIDTH, PIXEL, TILE, ACROSS, RESIZED, RESIZED_ACROSS, ROW, COLUMN, IMAGE = range(10)
 _BEYOND = 2**31 - 1  # the first tile of a level that is not there
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """How layers cut their work.
-
-    Attributes:
-        height, width: pixels of a program, both powers of 2.
-        inner: inputs of a step of its sum; a power of 2 that divides the channels.
-        warps, stages: threads of a program in warps, and depth of the sum's pipeline.
-    """
-
-    height: int
-    width: int
-    inner: int
-    warps: int
-    stages: int
 
 
 @dataclass(frozen=True)
@@ -68,23 +51,41 @@ class Plan:
     resized_tiles: int
     size: Size
 
+    @property
+    def nbytes(self) -> int:
+        return self.levels.nbytes + self.rows.nbytes + self.columns.nbytes
 
-@lru_cache(maxsize=256)  # a few kilobytes each: 7 KB for 96 x 96, 0.2 MB for 2048 x 2048
+
+_plans = BySize()  # 8 KB for 96 x 96, 0.2 MB for 2048 x 2048
+
+
 def plan(
-    sizes: tuple[Size, ...],
-    with_image: tuple[bool, ...],
+    sizes: Sequence[Size],
+    with_image: Sequence[bool],
     size: Size,
     tiles: Tiles,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Plan:
-    """The plan for levels of some sizes.
+    """The plan for levels of some sizes, made once.
 
     Args:
         with_image: whether each level compares the image itself.
         size: of the image.
         dtype: of the maps, and so of the resampling's weights.
     """
+    key = (*sizes, *with_image, size, tiles, dtype, device)
+    return _plans.get(key, lambda: _make(sizes, with_image, size, tiles, dtype, device))
+
+
+def _make(
+    sizes: Sequence[Size],
+    with_image: Sequence[bool],
+    size: Size,
+    tiles: Tiles,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Plan:
     heights, widths = zip(*sizes, strict=True)
     across = [cdiv(width, tiles.width) for width in widths]
     counts = [cdiv(height, tiles.height) * n for height, n in zip(heights, across, strict=True)]
@@ -92,16 +93,16 @@ def plan(
     resized = [cdiv(height, SIDE) * n for height, n in zip(heights, resized_across, strict=True)]
     pixels = [height * width for height, width in sizes]
     table = torch.full((10, MOST_LEVELS), _BEYOND, dtype=torch.int32, device="cpu")
-    columns = (
+    numbers = (
         heights, widths, _starts(pixels), _starts(counts), across, _starts(resized), resized_across,
         _starts(heights), _starts(widths), with_image,
     )  # fmt: skip
-    table[:, : len(sizes)] = torch.tensor([[int(value) for value in row] for row in columns], device="cpu")
-    axes = [
+    table[:, : len(sizes)] = torch.tensor([[int(value) for value in row] for row in numbers], device="cpu")
+    rows, columns = (
         torch.cat([_filters(length, new) for new in lengths], dim=1).to(device, dtype)
         for length, lengths in zip(size, (heights, widths), strict=True)
-    ]
-    return Plan(table.to(device), *axes, len(sizes), sum(pixels), sum(counts), sum(resized), size)
+    )
+    return Plan(table.to(device), rows, columns, len(sizes), sum(pixels), sum(counts), sum(resized), size)
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from task_losses import fused
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.fused import configs
+from task_losses.fused import configs, step
+from task_losses.fused.configs import Level, Way, width_of
 
 _IMAGES, _SIDES, _RATIO = 2, (70, 59), 0.75  # several tiles in each level, and odd sides
 # Of the distances and of the gradient, the largest relative errors by Euclidean norm. A few activations may cross
@@ -34,11 +34,10 @@ class SmallLevel(NamedTuple):
     discriminator: FrozenDiscriminator
 
 
-def check(device: torch.device, levels: Sequence[fused.Level], plain: fused.Way) -> str | None:
+def check(device: torch.device, levels: Sequence[Level], plain: Way) -> str | None:
     """Why the kernels must not be used on a CUDA device for such levels, in words, or None."""
     one, precision = levels[-1].discriminator, configs.precision()
-    width = one.layers()[0][0].shape[0]
-    key = (device, width, one.depth, one.taps, one.exponent, one.image_exponent, precision)
+    key = (device, width_of(levels[-1]), one.depth, one.taps, one.exponent, one.image_exponent, precision)
     if key in _checked:
         return _checked[key]
     capability = torch.cuda.get_device_capability(device)
@@ -46,17 +45,17 @@ def check(device: torch.device, levels: Sequence[fused.Level], plain: fused.Way)
         return f"compute capability {'.'.join(map(str, capability))} is too old: 8.0 or later is needed"
     if torch.cuda.is_current_stream_capturing():
         return "a CUDA graph is being captured before the kernels have run once; call the loss once before"
-    _checked[key] = disagreement(device, levels, plain, fused.run, precision)
+    _checked[key] = disagreement(device, levels, plain, step.distance_and_gradient, precision)
     return _checked[key]
 
 
 def disagreement(
-    device: torch.device, levels: Sequence[fused.Level], plain: fused.Way, way: Any, precision: str, small: bool = False
+    device: torch.device, levels: Sequence[Level], plain: Way, way: Any, precision: str, small: bool = False
 ) -> str | None:
     """Where a way in float32 differs from the plain one in float64 by more than rounding, or None.
 
     Args:
-        way: :func:`task_losses.fused.run`, or what takes its place.
+        way: :func:`task_losses.fused.step.distance_and_gradient`, or what takes its place.
         small: a smaller problem, for the interpreter.
     """
     bounds = dict(zip(("distance", "gradient"), _BOUNDS[precision], strict=True))
@@ -79,7 +78,7 @@ def disagreement(
 
 
 def problem(
-    device: torch.device, levels: Sequence[fused.Level], small: bool
+    device: torch.device, levels: Sequence[Level], small: bool
 ) -> tuple[Tensor, Tensor, list[SmallLevel], list[SmallLevel]]:
     """Images in float32, and the levels' discriminators with small sizes, as they are and in float64."""
     draws = torch.Generator().manual_seed(0)
@@ -89,7 +88,7 @@ def problem(
         torch.rand(_IMAGES, 3, height, width, generator=draws, dtype=torch.float32, device="cpu").to(device)
         for _ in range(2)
     )
-    chosen = []
+    chosen: list[SmallLevel] = []
     for up, level in enumerate(reversed(levels)):
         size = max(field, int(height * _RATIO**up)), max(field, int(width * _RATIO**up))
         chosen.insert(0, SmallLevel(-up, size, level.discriminator))

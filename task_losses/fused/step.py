@@ -3,51 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.fused import layers, resampling
+from task_losses.fused import configs, layers, resampling
+from task_losses.fused.configs import Level, Tiles, width_of
 from task_losses.fused.layers import Form, Shares
-from task_losses.fused.plan import Plan, Size, Tiles, plan
+from task_losses.fused.plan import Size, plan
 from task_losses.fused.weights import Packed, packed
-
-_captured: dict[int, Plan] = {}  # what a CUDA graph reads must live as long as the process
-
-# Bytes of maps up to which all levels are computed together. Where they would take more, launches cost little.
-TOGETHER = 2**29
 
 
 def distance_and_gradient(
     pred: Tensor,
     target: Tensor,
-    sizes: Sequence[Size],
-    discriminators: Sequence[FrozenDiscriminator],
-    tiles: Tiles,
-    precision: str,
-    together: int = TOGETHER,
+    levels: Sequence[Level],
+    *,
+    tiles: Tiles | None = None,
+    precision: str | None = None,
+    together: int = configs.TOGETHER,
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`task_losses.distance.distance_and_gradient`, for levels given by size and discriminator.
+    """As :func:`task_losses.distance.distance_and_gradient`, for discriminators of one width and form.
 
     Args:
         pred, target: (N, 3, H, W), any strides.
-        tiles, precision: see :mod:`task_losses.fused.configs`.
-        together: bytes; see :data:`TOGETHER`.
+        tiles, precision: other ones than the discriminators' and torch's; see :mod:`task_losses.fused.configs`.
+        together: bytes; see :data:`task_losses.fused.configs.TOGETHER`.
 
     Returns:
         (N,) distances and (N, 3, H, W) gradients.
     """
-    weights = packed(discriminators)
-    height, width = pred.shape[2], pred.shape[3]
+    here: AbstractContextManager[Any] = nullcontext()
+    if pred.is_cuda and pred.device.index != torch.cuda.current_device():  # a kernel goes to the current device
+        here = torch.cuda.device(pred.device)
+    tiles = tiles or configs.tiles(width_of(levels[-1]))
+    precision = precision or configs.precision()
+    size = (pred.shape[2], pred.shape[3])
+    sizes = [level.size for level in levels]
+    weights = packed([level.discriminator for level in levels])
     result = None
-    for some in groups(sizes, len(pred) * _pixel_bytes(discriminators[-1], pred.element_size()), together):
-        chosen = discriminators[some]
-        with_image = tuple(0 in one.taps for one in chosen)
-        tables = plan(tuple(sizes[some]), with_image, (height, width), tiles, pred.dtype, pred.device)
-        if pred.is_cuda and torch.cuda.is_current_stream_capturing():
-            _captured[id(tables)] = tables
-        result = _levels(pred, target, chosen[-1], weights, some, tables, tiles, precision, any(with_image), result)
+    with here:
+        for some in groups(sizes, len(pred) * pixel_bytes(levels[-1], pred.element_size()), together):
+            with_image = [0 in level.discriminator.taps for level in levels[some]]
+            tables = plan(sizes[some], with_image, size, tiles, pred.dtype, pred.device)
+            one = levels[some][-1].discriminator
+            form = Form(tables, tiles, width_of(levels[-1]), one.exponent, one.image_exponent, precision)
+            result = _some_levels(pred, target, one, weights, some, form, any(with_image), result)
     assert result is not None
     return result
 
@@ -66,30 +70,29 @@ def groups(sizes: Sequence[Size], pixel_bytes: int, together: int) -> list[slice
     return found
 
 
-def _pixel_bytes(discriminator: FrozenDiscriminator, size: int) -> int:
-    """Of all maps of a prediction and its target, for a pixel of a level."""
-    last = max(discriminator.taps)
-    channels = discriminator.layers()[0][0].shape[0]
-    return (2 * last * channels + 9) * size
+def pixel_bytes(level: Level, size: int) -> int:
+    """Of all maps of a prediction and its target together, for a pixel of a level, in numbers of ``size`` bytes."""
+    return (2 * max(level.discriminator.taps) * width_of(level) + 9) * size
 
 
-def _levels(
+def _some_levels(
     pred: Tensor,
     target: Tensor,
     one: FrozenDiscriminator,
     weights: Packed,
     rows: slice,
-    tables: Plan,
-    tiles: Tiles,
-    precision: str,
+    form: Form,
     with_image: bool,
     before: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Of some levels, and what others gave ``before``."""
-    last = max(one.taps)
+    """Of the levels that ``rows`` of the weights belong to, and what others gave ``before``.
+
+    Args:
+        one: any of their discriminators, which differ in numbers only.
+        with_image: whether one of them compares the image itself.
+    """
+    tables, last = form.plan, max(one.taps)
     taps = [tap for tap in one.taps if tap > 0] + [0] * with_image
-    channels = one.layers()[0][0].shape[0]
-    form = Form(tables, tiles, channels, one.exponent, one.image_exponent, precision)
     sums = pred.new_empty(len(pred), len(taps) * tables.tiles)
     shares = {tap: Shares(sums, index * tables.tiles) for index, tap in enumerate(taps)}
 

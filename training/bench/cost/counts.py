@@ -41,7 +41,7 @@ MIX = 0.5  # no count depends on it
 WGAN_GP = Objective("wgan-gp")
 HINGE = Objective("hinge", spectral_norm=True)
 # What no device hears of: memory, marks of the profiler, reading a number that is on the CPU.
-_SILENT = ("aten.empty", "aten.new_empty", "aten.detach", "profiler.", "aten._local_scalar_dense")
+_SILENT = ("aten.empty", "aten.new_empty", "aten.detach", "aten._unsafe_view", "profiler.", "aten._local_scalar_dense")
 
 
 class Counts(NamedTuple):

@@ -1,0 +1,121 @@
+"""Several levels at once, for devices on which starting an operation costs more than what it computes.
+
+The discriminators of a group become one network of as many groups of channels, and their images, filled up with zeros
+to the largest, one image of as many channels. Features that see what was filled up take no part in the distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from task_losses.constants import BySize
+from task_losses.discriminator import FROM_WEIGHTS, FrozenDiscriminator
+
+Size = tuple[int, int]
+
+# A group takes about 30 launches of 5 us, both ways, and a pixel of one image through the layers about 1 ns by the
+# bytes that it moves on an H100. So a group saved is worth so many pixels of padding. Estimated, not measured.
+WORTH_OF_A_GROUP = 150_000
+LARGEST = 512  # pixels a side of images whose levels are made at once: the products are dense
+
+
+class JoinedDiscriminators(FrozenDiscriminator):
+    """Discriminators of one shape as one network. What their image itself adds to the distance is left out.
+
+    Args:
+        parts: they agree in layers, taps above 0 and distance.
+    """
+
+    def __init__(self, parts: Sequence[FrozenDiscriminator]) -> None:
+        layers = [
+            (torch.cat([weight for weight, _ in same]), torch.cat([bias for _, bias in same]))
+            for same in zip(*(part.layers() for part in parts), strict=True)
+        ]
+        super().__init__(layers, [tap for tap in parts[0].taps if tap > 0])
+        self.groups = len(parts)
+        self.exponent = parts[0].exponent
+
+    @classmethod
+    def of(cls, parts: Sequence[FrozenDiscriminator]) -> JoinedDiscriminators:
+        """Made once for the weights that the parts have now."""
+        weights = [tensor for part in parts for layer in part.layers() for tensor in layer]
+        return FROM_WEIGHTS.get(parts[0], tuple(map(id, parts)), weights, lambda: cls(parts))
+
+    def pair_distance_and_gradient(self, images: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
+        """The parts' distances, added up, and their gradient. Called without gradient recording.
+
+        Args:
+            images: (2N, 3 * parts, H, W): N images to judge, then their references, as ``resize_levels`` makes them.
+            sizes: height and width of each part's image.
+
+        Returns:
+            (N,) distances and a gradient (N, 3 * parts, H, W) that is zero outside of each part's image.
+        """
+        count = len(images) // 2
+        pairs = [images, *self._outputs(images)]
+        outputs = [pair[:count] for pair in pairs]
+        references = [pairs[tap][count:] for tap in self.taps]
+        del pairs
+
+        def compare(output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:
+            difference = (output - reference).unflatten(1, (self.groups, -1))
+            shares = _shares(sizes, tap, self.exponent, difference)
+            # A mean of |d|^p is, up to the p, the sum of d times its derivative.
+            derivative = (difference.sign() if self.exponent == 1 else difference) * shares
+            return difference.mul_(derivative).sum(dim=(1, 2, 3, 4)), derivative.flatten(1, 2)
+
+        total, gradient = self._walk_back(outputs, references, compare)
+        return (total if self.exponent == 1 else total / self.exponent), gradient
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
+
+
+def joinable(one: FrozenDiscriminator, other: FrozenDiscriminator) -> bool:
+    """Whether two can be parts of one network. A subclass may compare in its own way."""
+    return type(one) is type(other) is FrozenDiscriminator and one.form == other.form
+
+
+@lru_cache
+def groups(sizes: tuple[Size, ...], apart: tuple[bool, ...], images: int, worth: int) -> list[range]:
+    """Which neighbouring levels to join, so that launches and padding together cost least.
+
+    Args:
+        sizes: of the levels.
+        apart: whether a level cannot be joined to the one before it.
+        images: at each level.
+        worth: pixels of padding that are as dear as the launches of a group.
+    """
+    best: list[tuple[float, list[range]]] = [(0.0, [])]
+    for stop in range(1, len(sizes) + 1):
+        options = []
+        for start in range(stop - 1, -1, -1):
+            height, width = (max(sides) for sides in zip(*sizes[start:stop], strict=True))
+            cost = worth + images * height * width * (stop - start)
+            options.append((best[start][0] + cost, [*best[start][1], range(start, stop)]))
+            if apart[start]:
+                break
+        best.append(min(options, key=lambda option: option[0]))
+    return best[-1][1]
+
+
+def _shares(sizes: Sequence[Size], tap: int, exponent: float, like: Tensor) -> Tensor:
+    """What each difference after a layer weighs in the derivative: (parts, 1, H, W), zero where it sees padding."""
+    channels, height, width = like.shape[2:]
+    key = (tuple(sizes), tap, exponent, channels, height, width, like.dtype, like.device)
+
+    def make() -> Tensor:
+        shares = torch.zeros(len(sizes), 1, height, width, dtype=torch.float64)
+        for share, (h, w) in zip(shares, sizes, strict=True):
+            inner = share[:, : h - 2 * tap, : w - 2 * tap]
+            inner.fill_(exponent / (channels * inner.numel()))
+        return shares.to(like.device, like.dtype)
+
+    return _CONSTANTS.get(key, make)
+
+
+_CONSTANTS = BySize()
