@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +27,12 @@ from torch import Tensor, nn
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
+from task_losses.fused import SWITCH
 from task_losses.losses import LOSSES, TaskLoss
 from training.bench.cost.counts import Counts, count
 from training.bench.markdown import table
 from training.bench.trunks import TrunkLoss, alexnet, vgg16
+from training.kernels.triton.optional import TRITON_INSTALLED
 from training.provenance import machine
 
 SHAPES = ((8, 3, 96, 96), (16, 3, 128, 128), (1, 3, 512, 512))
@@ -57,10 +61,19 @@ def one_by_one(loss: TaskLoss, shape: Shape) -> Counts:
     return step(loss, shape, "cpu")
 
 
+def fused(loss: TaskLoss, shape: Shape) -> Counts | None:
+    """By the Triton kernels. Their arithmetic is that of the plain form: the counter does not see inside of them."""
+    if not TRITON_INSTALLED:
+        return None
+    with mock.patch.dict(os.environ, {SWITCH: "fused"}):
+        return step(loss.to("meta"), shape, "meta")
+
+
 # Each path that a loss can take. None: not to be had here.
 PATHS: dict[str, Callable[[TaskLoss, Shape], Counts | None]] = {
     "plain": plain,
     "plain, one level after the other": one_by_one,
+    "fused": fused,
 }
 
 
