@@ -86,7 +86,7 @@ def _forward(
     launch_kernel(
         kernel, (plan.tiles, count),
         values, weight, out, out if tap is None else tap.sums, plan.levels,
-        count, plan.pixels, weight.stride(0), 2 * layer, *_place(tap),
+        plan.pixels, weight.stride(0), 2 * layer, *_place(tap),
         LAST=last, **_constants(form, tap is not None), **_products(form),
     )  # fmt: skip
     return out
@@ -104,7 +104,7 @@ def score(maps: Tensor, weight: Tensor, layer: int, form: Form, tap: Shares) -> 
     launch_kernel(
         score_kernel, (plan.tiles, count),
         maps, weight, out, tap.sums, plan.levels,
-        count, plan.pixels, weight.stride(0), 2 * layer, *_place(tap),
+        plan.pixels, weight.stride(0), 2 * layer, *_place(tap),
         **_constants(form, True),
     )  # fmt: skip
     return out
@@ -124,7 +124,7 @@ def back(gradient: Tensor, weight: Tensor, maps: Tensor, layer: int, form: Form,
     out = gradient.new_empty(count, plan.pixels, form.channels)
     launch_kernel(
         back_kernel, (plan.tiles, count),
-        gradient, weight, maps, out, plan.levels, count, plan.pixels, weight.stride(0), 2 * layer,
+        gradient, weight, maps, out, plan.levels, plan.pixels, weight.stride(0), 2 * layer,
         SCORES=scores, **_constants(form, compared), **_products(form) | ({"PRECISION": "ieee"} if scores else {}),
     )  # fmt: skip
     return out
@@ -142,7 +142,7 @@ def image(gradient: Tensor, weight: Tensor, images: Tensor, form: Form, tap: Sha
     launch_kernel(
         image_kernel, (plan.tiles, count),
         gradient, weight, images, out, out if tap is None else tap.sums, plan.levels,
-        count, plan.pixels, weight.stride(0), *_place(tap),
+        plan.pixels, weight.stride(0), *_place(tap),
         **_constants(form, tap is not None) | {"EXPONENT": form.image_exponent},
     )  # fmt: skip
     return out
@@ -198,12 +198,12 @@ def finish(
             tl.store(out_ptr + place, tl.where(pred > 0, gradient, gradient * SLOPE), mask=mask)
 
 
-_FORWARD = ["images", "pixels", "weight_stride", "shrink", "slots", "first_slot"]
+_FORWARD = ["pixels", "weight_stride", "shrink", "slots", "first_slot"]
 
 
 @jit(do_not_specialize=_FORWARD)
 def first_kernel(
-    values_ptr, weight_ptr, out_ptr, sums_ptr, levels_ptr, images, pixels, weight_stride, shrink, slots, first_slot,
+    values_ptr, weight_ptr, out_ptr, sums_ptr, levels_ptr, pixels, weight_stride, shrink, slots, first_slot,
     LAST: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr, TAP: tl.constexpr, EXPONENT: tl.constexpr,
     SLOPE: tl.constexpr, NUMBERS: tl.constexpr, INNER: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -216,7 +216,7 @@ def first_kernel(
     weight_ptr += level * weight_stride
 
     start = tl.program_id(1).to(tl.int64) * 3 * pixels + first_pixel
-    other = images.to(tl.int64) * 3 * pixels
+    other = tl.num_programs(1).to(tl.int64) * 3 * pixels
     pred = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
     target = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
     for part in tl.range(0, 27, INNER, num_stages=STAGES):
@@ -234,7 +234,7 @@ def first_kernel(
     bias = tl.load(weight_ptr + 27 * CHANNELS + co, mask=valid, other=0.0)[None, :]
 
     start = (tl.program_id(1).to(tl.int64) * pixels + first_pixel) * CHANNELS
-    other = images.to(tl.int64) * pixels * CHANNELS
+    other = tl.num_programs(1).to(tl.int64) * pixels * CHANNELS
     place = (y * width + x)[:, None] * CHANNELS + co[None, :]
     finish(
         pred + bias, target + bias, out_ptr + start, sums_ptr, place, other, inside[:, None] & valid[None, :],
@@ -244,7 +244,7 @@ def first_kernel(
 
 @jit(do_not_specialize=_FORWARD)
 def middle_kernel(
-    values_ptr, weight_ptr, out_ptr, sums_ptr, levels_ptr, images, pixels, weight_stride, shrink, slots, first_slot,
+    values_ptr, weight_ptr, out_ptr, sums_ptr, levels_ptr, pixels, weight_stride, shrink, slots, first_slot,
     LAST: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr, TAP: tl.constexpr, EXPONENT: tl.constexpr,
     SLOPE: tl.constexpr, NUMBERS: tl.constexpr, INNER: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -258,7 +258,7 @@ def middle_kernel(
     weight_ptr += level * weight_stride
 
     start = (tl.program_id(1).to(tl.int64) * pixels + first_pixel) * CHANNELS
-    other = images.to(tl.int64) * pixels * CHANNELS
+    other = tl.num_programs(1).to(tl.int64) * pixels * CHANNELS
     place = (y * width + x)[:, None] * CHANNELS + co[None, :]
     pred = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
     target = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
@@ -282,7 +282,7 @@ def middle_kernel(
 
 @jit(do_not_specialize=_FORWARD)
 def score_kernel(
-    values_ptr, weight_ptr, out_ptr, sums_ptr, levels_ptr, images, pixels, weight_stride, shrink, slots, first_slot,
+    values_ptr, weight_ptr, out_ptr, sums_ptr, levels_ptr, pixels, weight_stride, shrink, slots, first_slot,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
     TAP: tl.constexpr, EXPONENT: tl.constexpr, SLOPE: tl.constexpr, NUMBERS: tl.constexpr,
 ):  # fmt: skip
@@ -294,7 +294,7 @@ def score_kernel(
     weight_ptr += level * weight_stride
     image = tl.program_id(1).to(tl.int64)
     values_ptr += (image * pixels + first_pixel) * CHANNELS
-    other = images.to(tl.int64) * pixels * CHANNELS
+    other = tl.num_programs(1).to(tl.int64) * pixels * CHANNELS
     place = (y * width + x)[:, None] * CHANNELS + c[None, :]
     total = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH, BLOCK), NUMBERS)
     for tap in tl.range(0, 9):
@@ -310,9 +310,9 @@ def score_kernel(
     tl.store(out_ptr + image * pixels + first_pixel + y * width + x, gradient, mask=inside)
 
 
-@jit(do_not_specialize=["images", "pixels", "weight_stride", "shrink"])
+@jit(do_not_specialize=["pixels", "weight_stride", "shrink"])
 def back_kernel(
-    gradient_ptr, weight_ptr, maps_ptr, out_ptr, levels_ptr, images, pixels, weight_stride, shrink,
+    gradient_ptr, weight_ptr, maps_ptr, out_ptr, levels_ptr, pixels, weight_stride, shrink,
     SCORES: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr, TAP: tl.constexpr, EXPONENT: tl.constexpr,
     SLOPE: tl.constexpr, NUMBERS: tl.constexpr, INNER: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -350,16 +350,16 @@ def back_kernel(
     place = (start + pixel)[:, None] * CHANNELS + ci[None, :]
     pred = tl.load(maps_ptr + place, mask=mask, other=0.0)
     if TAP:
-        other = images.to(tl.int64) * pixels * CHANNELS
+        other = tl.num_programs(1).to(tl.int64) * pixels * CHANNELS
         difference = pred - tl.load(maps_ptr + other + place, mask=mask, other=0.0)
         out += derivative_of(difference, EXPONENT) / (out_height * out_width * CHANNELS).to(NUMBERS)
     tl.store(out_ptr + place, tl.where(pred > 0, out, out * SLOPE), mask=mask)
 
 
-@jit(do_not_specialize=["images", "pixels", "weight_stride", "slots", "first_slot"])
+@jit(do_not_specialize=["pixels", "weight_stride", "slots", "first_slot"])
 def image_kernel(
     gradient_ptr, weight_ptr, images_ptr, out_ptr, sums_ptr, levels_ptr,
-    images, pixels, weight_stride, slots, first_slot,
+    pixels, weight_stride, slots, first_slot,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
     TAP: tl.constexpr, EXPONENT: tl.constexpr, SLOPE: tl.constexpr, NUMBERS: tl.constexpr,
 ):  # fmt: skip
@@ -389,7 +389,7 @@ def image_kernel(
     place = image * 3 * pixels + first_pixel + pixel
     if TAP:
         compared = of_level(levels_ptr, level, IMAGE)
-        other = images.to(tl.int64) * 3 * pixels
+        other = tl.num_programs(1).to(tl.int64) * 3 * pixels
         elements = (height * width * 3).to(NUMBERS)
         share = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH,), NUMBERS)
     for channel in tl.static_range(3):

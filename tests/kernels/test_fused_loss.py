@@ -12,7 +12,7 @@ from fused_cases import INTERPRETED, levels_of, pair, plain, relative
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss
 from task_losses.fused import selfcheck
 from task_losses.fused.configs import TOGETHER, Tiles, tiles
-from task_losses.fused.launch import watch
+from task_losses.fused.launch import Started, watch
 from task_losses.fused.step import distance_and_gradient
 
 pytestmark = [pytest.mark.usefixtures("without_overflow_checks"), pytest.mark.interpreter]
@@ -21,7 +21,7 @@ fused = partial(distance_and_gradient, tiles=INTERPRETED, precision="ieee")
 
 def check(levels, pred, target, bound=1e-12, **options):
     """Both results against the plain path, and each level's kernels by name, in order."""
-    seen = []
+    seen = list[Started]()
     with watch(seen.append), torch.no_grad():
         result = fused(pred, target, levels, **options)
         right = plain(pred, target, levels)
@@ -51,6 +51,7 @@ def test_released_losses(kind, shape):
 
 
 FORMS = {
+    # channels, taps, distance, image_exponent, depth, together
     "as by default": (8, (1, 4, 5), "squared", 2.0, 5, TOGETHER),
     "every tap, level by level": (24, (0, 1, 2, 3, 4, 5), "absolute", 1.3, 5, 0),
     "the first layer alone": (8, (0, 1), "squared", 1.0, 3, 0),
@@ -61,9 +62,10 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_every_form_of_discriminator(form):
-    *form, depth, together = form
+    channels, taps, distance, image_exponent, depth, together = form
     pred, target = pair((2, 3, 20, 25))
-    check(levels_of(*form, size=(20, 25), depth=depth), pred, target, together=together)
+    levels = levels_of(channels, taps, distance, image_exponent, (20, 25), depth)
+    check(levels, pred, target, together=together)
 
 
 @pytest.mark.parametrize("cut", [tiles(16), tiles(24)], ids=str)
@@ -88,7 +90,7 @@ def test_images_that_hardly_differ(exponent):
     _, target = pair((1, 3, 12, 13))
     steps = torch.logspace(-9, -2, target.numel(), dtype=torch.float64).view_as(target)
     steps[..., ::2] *= -1
-    seen = []
+    seen = list[Started]()
     with watch(seen.append), torch.no_grad():
         distances, gradients = fused(target + steps, target, levels)
         expected, expected_gradients = plain(target + steps, target, levels)
