@@ -22,7 +22,10 @@ def test_example_runs(example):
     exec(compile(example, "example", "exec"), {"__name__": "example"})
 
 
-PAGES = [ROOT / "README.md", ROOT / "training" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md", "tests/README.md")
+]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 PAGES += sorted((ROOT / "training" / "bench" / "results").glob("*.md"))
 SOURCES = sorted(path for folder in ("task_losses", "training") for path in (ROOT / folder).rglob("*.py"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,16 +12,23 @@ from torch import Tensor, nn
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    """On a CUDA device fused, with its rate and its count of steps there, so that a step needs nothing of the host.
+    """Fused; on a CUDA device with its rate and its count of steps there, so that a step needs nothing of the host.
 
     Args:
         parameters: all on one device.
     """
     parameters = list(parameters)
     if not parameters[0].is_cuda:
-        return torch.optim.Adam(parameters, lr=lr, betas=betas)
+        return torch.optim.Adam(parameters, lr=lr, betas=betas, fused=True)
     rate = torch.tensor(lr, device=parameters[0].device)
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
+
+
+def descend(optimizer: torch.optim.Adam, parameters: Iterable[nn.Parameter], gradients: Iterable[Tensor]) -> None:
+    """A step along gradients in any layout: on the CPU the fused one takes them for the parameters' own."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.contiguous()
+    optimizer.step()
 
 
 @contextmanager
@@ -48,6 +56,9 @@ def set_rate(optimizer: torch.optim.Adam, rate: float) -> None:
 def load_moments(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
     """Takes up the moments and the count of steps of a ``state_dict``, which may come from another kind of device.
 
-    The rate, and how a step is computed, stay the optimizer's own.
+    The rate, and how a step is computed, stay the optimizer's own. Nothing is shared with the state afterwards, nor
+    with the optimizer that it came from: torch's ``load_state_dict`` keeps the very tensors where no conversion is
+    needed, and steps of either would move both.
     """
+    state = copy.deepcopy(state)
     optimizer.load_state_dict(state | {"param_groups": optimizer.state_dict()["param_groups"]})

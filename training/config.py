@@ -16,7 +16,7 @@ BUILTIN_TASKS = tuple(RECIPES)
 KERNELS = ("auto", "triton", "native", "reference", "autograd")
 
 # Where a run is computed and how often it is saved changes nothing of what it computes.
-INDIFFERENT = ("checkpoint_every", "device", "kernels")
+INDIFFERENT = ("checkpoint_every", "device", "threads", "kernels")
 
 # What a run did before there were settings for it: files of older versions do not name these.
 BEFORE = {"objective": "wgan-gp", "spectral_norm": False, "image_exponent": 2.0}
@@ -71,6 +71,7 @@ class Config:
 
     checkpoint_every: int = setting(50, "steps between checkpoints")
     device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one")
+    threads: int = setting(0, "threads on the CPU; 0 for as many as this process may use")
     kernels: str = setting("auto", f"what computes the critic's step: {', '.join(KERNELS)}; the result is the same")
 
     def __post_init__(self) -> None:
@@ -94,6 +95,7 @@ class Config:
             (self.critic_updates < 1, f"critic-updates must be at least 1, got {self.critic_updates}"),
             (self.generator_updates < 1, f"generator-updates must be at least 1, got {self.generator_updates}"),
             (self.checkpoint_every < 1, f"checkpoint-every must be at least 1, got {self.checkpoint_every}"),
+            (self.threads < 0, f"threads must be at least 1, or 0 for as many as possible, got {self.threads}"),
             (self.kernels not in KERNELS, f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}"),
             (self.lr <= 0, f"lr must be positive, got {self.lr}"),
             (

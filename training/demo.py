@@ -14,6 +14,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from itertools import permutations
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import_module("training")  # before torch: it says how torch's threads wait
 
 from task_losses import JPEGLoss
 from training.bench.study.restorers import make_restorer

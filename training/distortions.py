@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from training.config import Config
@@ -82,6 +81,8 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
         image: (N, 3, H, W) in [0, 1]; clipped and rounded to 8 bits first.
         quality: libjpeg's scale, 1 to 95.
     """
+    from PIL import Image  # the codec; a machine without it can train for other tasks
+
     pixels = (image.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
     decoded = []
     for picture in pixels:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from task_losses.pyramid import level_size, resize
 from training.config import Config
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Photographs that the scikit-image wheel holds, with the licence that scikit-image states.
 SKIMAGE_LICENCES = {
@@ -36,7 +40,8 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
     """Reads an image.
 
     Args:
-        name: a file, or ``skimage:NAME`` for one of the photographs that scikit-image ships.
+        name: a file that Pillow reads, or ``.npy``: 8-bit numbers (H, W, 3), which need no Pillow; or
+            ``skimage:NAME`` for one of the photographs that scikit-image ships.
         licence: of a file; those of scikit-image are known.
 
     Returns:
@@ -44,6 +49,7 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
 
     Raises:
         ValueError: there is no such image, or it cannot be read.
+        ImportError: Pillow or scikit-image is needed, and not installed.
     """
     path = Path(name)
     if name.startswith("skimage:"):
@@ -57,17 +63,32 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
         licence = SKIMAGE_LICENCES[short]
     try:
         data = path.read_bytes()
-        with Image.open(path) as file:
-            pixels = np.array(file.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+        pixels = _array(data) if path.suffix == ".npy" else _picture(data)
+    except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"cannot read the image {str(path)!r}: {error}") from error
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     shown = name if name.startswith("skimage:") else path.name
     return image, Source(shown, licence or "not stated", hashlib.sha256(data).hexdigest())
 
 
+def _array(data: bytes) -> np.ndarray:
+    pixels: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"expected uint8 numbers (H, W, 3), got {pixels.dtype} {pixels.shape}")
+    return pixels
+
+
+def _picture(data: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as file:  # one that is unknown raises an OSError
+        return np.array(file.convert("RGB"))
+
+
 def picture(image: Tensor) -> Image.Image:
     """(1, 3, H, W) in [0, 1] as an 8-bit picture."""
+    from PIL import Image
+
     pixels = (image[0].detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
     return Image.fromarray(pixels)
 

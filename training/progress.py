@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tqdm import tqdm
+try:
+    from tqdm import tqdm
+except ModuleNotFoundError:  # a machine that trains needs no bar
+    tqdm = None
 
 
 class Progress:
@@ -20,6 +23,9 @@ class Progress:
 
     def __init__(self, pixels: Sequence[int], steps: int, scale: int, step: int, shown: bool) -> None:
         self._pixels = pixels
+        if tqdm is None:
+            self._bar = None
+            return
         self._bar = tqdm(
             total=steps * sum(pixels),
             initial=steps * sum(pixels[:scale]) + step * sum(pixels[scale : scale + 1]),
@@ -29,12 +35,16 @@ class Progress:
         )
 
     def begin(self, scale: int) -> None:
-        self._bar.set_description(f"scale {scale + 1}/{len(self._pixels)}")
+        if self._bar is not None:
+            self._bar.set_description(f"scale {scale + 1}/{len(self._pixels)}")
 
     def step(self, scale: int) -> None:
+        if self._bar is None:
+            return
         rate = self._bar.format_dict.get("rate") or 0
         self._bar.set_postfix_str(f"{rate / self._pixels[scale]:.1f} steps/s", refresh=False)
         self._bar.update(self._pixels[scale])
 
     def close(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import_module("training")  # before torch: it says how torch's threads wait
 
 from task_losses import WeightsError
 from training import train

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -13,13 +15,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from task_losses.files import replacing
 from training.config import Config
 from training.images import picture
 
 FLUSH_EVERY = 25
+# What a run's folder goes without where a package is not installed; the training itself needs none of them.
+OPTIONAL = {"tensorboard": "event files", "matplotlib": "losses.png", "PIL": "pictures of the scales"}
+
+
+def lacking() -> list[str]:
+    """Of the packages in :data:`OPTIONAL`, those that are not installed."""
+    return [package for package in OPTIONAL if importlib.util.find_spec(package) is None]
 
 
 def loss_names(config: Config) -> tuple[str, ...]:
@@ -33,7 +41,8 @@ class RunFolder:
     """Writes what a run leaves behind, and reads its checkpoint.
 
     ``config.json``, ``checkpoint.pt``, ``losses.csv`` (one row a step), TensorBoard's event files, ``losses.png``,
-    and for each scale ``scale{k}.png``: the level, what it was made from, and the adversary's attempt.
+    and for each scale ``scale{k}.png``: the level, what it was made from, and the adversary's attempt. Without the
+    packages in :data:`OPTIONAL` some of these are missing, and a line says so.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +96,15 @@ class RunFolder:
         self._rows.writeheader()
         self._rows.writerows(kept)
         self._csv.flush()
-        self._events = SummaryWriter(str(self.path), purge_step=len(kept) or None)
+        self._lacking = lacking()
+        if self._lacking:
+            left_out = ", ".join(OPTIONAL[package] for package in self._lacking)
+            print(f"{self.path} goes without {left_out}: {', '.join(self._lacking)} not installed", file=sys.stderr)
+        self._events: Any = None
+        if "tensorboard" not in self._lacking:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path), purge_step=len(kept) or None)
 
     def log(self, step: int, scale: int, losses: dict[str, Tensor]) -> None:
         """Notes a step's losses, scalars. They stay on the device until the next flush, so a GPU need not wait."""
@@ -107,7 +124,7 @@ class RunFolder:
         for (step, scale, losses), row in zip(self._waiting, values, strict=True):
             named = dict(zip(losses, row, strict=True))
             self._rows.writerow({"step": step, "scale": scale, **named})
-            for name, value in named.items():
+            for name, value in named.items() if self._events else ():
                 self._events.add_scalar(f"scale{scale}/{name}", value, step)
         self._waiting.clear()
         self._csv.flush()
@@ -117,10 +134,13 @@ class RunFolder:
             )
 
     def save_preview(self, scale: int, pictures: Sequence[Tensor]) -> None:
-        picture(torch.cat(list(pictures), dim=3)).save(self.path / f"scale{scale}.png")
+        if "PIL" not in self._lacking:
+            picture(torch.cat(list(pictures), dim=3)).save(self.path / f"scale{scale}.png")
 
     def save_curves(self) -> None:
         """Draws ``losses.png`` from ``losses.csv``."""
+        if "matplotlib" in self._lacking:
+            return
         from matplotlib.figure import Figure
 
         self.flush()
@@ -140,4 +160,5 @@ class RunFolder:
     def close(self) -> None:
         self.flush()
         self._csv.close()
-        self._events.close()
+        if self._events:
+            self._events.close()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from training.adam import adam, load_moments, set_rate
+from training.adam import adam, descend, load_moments, set_rate
 from training.config import Config
 from training.networks import Discriminator, Generator, Network
 from training.objectives import Critic, generator_loss, spectrally_normalised
@@ -82,9 +82,7 @@ class Scale:
         parameters = list(generator.parameters())
         for _ in range(config.generator_updates):
             made = generator_loss(self._acting_critic(), real, generator(fake), weight, config.shared_norm)
-            for parameter, gradient in zip(parameters, torch.autograd.grad(made.total, parameters), strict=True):
-                parameter.grad = gradient
-            self.optimizers["generator"].step()
+            descend(self.optimizers["generator"], parameters, torch.autograd.grad(made.total, parameters))
         return {"adversarial": made.adversarial, "reconstruction": made.reconstruction}
 
     def _acting_critic(self) -> Critic:

@@ -14,7 +14,7 @@ from training.images import open_image, pyramid
 # What the runs of a batch have in common.
 TOGETHER = (
     "scales", "ratio", "longest_side", "channels", "steps", "critic_updates", "objective", "penalty_weight",
-    "spectral_norm", "shared_norm", "device", "kernels",
+    "spectral_norm", "shared_norm", "device", "threads", "kernels",
 )  # fmt: skip
 
 

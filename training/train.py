@@ -15,11 +15,13 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import_module("training")  # before torch: it says how torch's threads wait
 
 import torch
 
@@ -33,6 +35,7 @@ from training.run_folder import RunFolder
 from training.run_state import RunState
 from training.scale import Scale
 from training.sweep import check_alike, read_sweep
+from training.threads import use_threads
 from training.together import Training, train_together
 from training.updates import updates_of
 
@@ -125,6 +128,7 @@ def train_runs(runs: Sequence[Run], make_scale: MakeScale = Scale) -> None:
     """
     torch.backends.cudnn.allow_tf32 = False  # second derivatives feel TF32's 10-bit mantissa
     config = runs[0].config
+    use_threads(config.threads or None)
     update, reason = updates_of(config, torch.device(device_name(config.device)))
     print(f"kernels: {reason}", file=sys.stderr)
     kernels = reason.split(":")[0]

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from training.adam import descend
 from training.config import Config
 from training.kernels import reference
 from training.kernels.cpu import native
+from training.kernels.cpu.compiler import Unavailable
 from training.kernels.reference import CriticGradients
 from training.networks import Discriminator
 from training.objectives import Objective, critic_loss, hinge_loss, scores, spectrally_normalised
@@ -100,9 +102,7 @@ def autograd_update(requests: Sequence[Request]) -> list[Judged]:
     for run in requests:
         total, judged = (_wgan_gp if run.objective.kind == "wgan-gp" else _hinge)(run)
         parameters = list(run.critic.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
-            parameter.grad = gradient
-        run.optimizer.step()
+        descend(run.optimizer, parameters, torch.autograd.grad(total, parameters))
         results.append(judged)
     return results
 
@@ -137,7 +137,6 @@ def explicit_update(gradients_of_runs: GradientsOfRuns) -> Update:
         )
         for run, gradients in zip(runs, every, strict=True):
             _apply(run, gradients)
-            run.optimizer.step()
         return [Judged(gradients.distance, gradients.penalty) for gradients in every]
 
     return partial(_by_groups, update)
@@ -217,14 +216,13 @@ def _native(device: torch.device, channels: Sequence[int]) -> Update:
     try:
         for width in set(channels):
             native.operations(width)
-    except native.Unavailable as error:
+    except Unavailable as error:
         raise _Unusable(str(error)) from error
     return explicit_update(native.critic_gradients_of_runs)
 
 
 def _apply(run: Request, gradients: CriticGradients) -> None:
-    for parameter, gradient in zip(run.critic.parameters(), gradients.parameters, strict=True):
-        parameter.grad = gradient
+    descend(run.optimizer, run.critic.parameters(), gradients.parameters)
     norms = [module for module in run.critic.modules() if isinstance(module, nn.BatchNorm2d)]
     images, _, height, width = run.real.shape
     members = run.objective.kinds * images if run.objective.shared_norm else images

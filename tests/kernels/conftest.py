@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 
+import known_triton
 import pytest
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 RESULTS = "TASK_LOSSES_KERNEL_RESULTS"  # where a child process leaves its results
 
-if INTERPRETED:
+if INTERPRETED and known_triton.unknown() is None:
     import strict_interpreter
 
     strict_interpreter.install()
@@ -56,6 +57,11 @@ def without_overflow_checks(monkeypatch):
 
         builder = interpreter.interpreter_builder
         monkeypatch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("interpreter") is not None and (reason := known_triton.unknown()):
+        pytest.skip(reason)
 
 
 def pytest_pyfunc_call(pyfuncitem):

@@ -12,7 +12,7 @@ some arithmetic wrong. After :func:`install`, in a process that was started with
 - programs run in a shuffled order.
 
 A violation raises ``triton.runtime.errors.InterpreterError`` at the launch. This module replaces methods of
-Triton's interpreter, so it refuses versions that it was not tested with.
+Triton's interpreter, so it refuses versions that it was not tested with (``known_triton.py``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ import random
 
 import numpy as np
 import torch
-import triton
 import triton.language as tl
+from known_triton import unknown
 from triton.runtime import interpreter
-
-VERSIONS = ("3.8.", "3.9.")
 
 Builder = interpreter.InterpreterBuilder
 TensorHandle = interpreter.TensorHandle
@@ -39,16 +37,14 @@ def install() -> None:
     Raises:
         RuntimeError: an untested version of Triton, or ``TRITON_INTERPRET`` came too late.
     """
-    if not triton.__version__.startswith(VERSIONS):
-        raise RuntimeError(
-            f"the strict interpreter replaces internals of Triton {VERSIONS}*, found {triton.__version__}: install one "
-            "of these, or check every method that tests/kernels/strict_interpreter.py replaces and add the version"
-        )
+    if complaint := unknown():
+        raise RuntimeError(complaint)
     if not isinstance(tl.sum, interpreter.InterpretedFunction):
         raise RuntimeError("Triton was imported without TRITON_INTERPRET=1: set it before the process starts")
     if getattr(Builder, "strict", False):
         return
     Builder.strict = True
+    _read_scalars()
     _correct_bfloat16()
     _round_tf32()
     _watch_memory()
@@ -56,6 +52,17 @@ def install() -> None:
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def _read_scalars() -> None:
+    """Triton before 3.7 makes Python's integers from arrays of one element in a way that NumPy 2.4 refuses."""
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor, *scope):
+        patch(tensor, *scope)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patched
 
 
 def _is_bfloat16(value) -> bool:
@@ -90,7 +97,7 @@ def _correct_bfloat16() -> None:
     for name in ("binary_op", "unary_op", "ternary_op", "create_fma", "create_rsqrt", "create_erf"):
         setattr(Builder, name, through_float32(getattr(Builder, name)))
 
-    Builder.get_bf16 = lambda self, value: _narrow(np.array([value], np.float32))  # Triton 3.8 has none
+    Builder.get_bf16 = lambda self, value: _narrow(np.array([value], np.float32))  # Triton before 3.9 has none
     cast, convert, dot = Builder.cast_impl, Builder.create_fp_to_fp, Builder.create_dot
 
     def corrected_cast(self, source, target):

@@ -6,14 +6,20 @@ import torch
 from task_losses import TaskLoss
 from training import export, train
 from training.images import open_image
+from training.objectives import Objective
 from training.run_folder import RunFolder
 from training.updates import choose
 
 SMALL = ["--task", "denoise", "--scales", "4", "--longest-side", "64", "--channels", "16", "--steps", "60"]
+RECIPES = {
+    "wgan-gp": ["--objective", "wgan-gp", "--upscale", "--image-share", "0.5"],
+    "hinge": [],
+}
 
 
-def trained(folder, kernels, seed):
-    assert train.main([*SMALL, "--kernels", kernels, "--seed", str(seed), "--out", str(folder)]) == 0
+def trained(folder, recipe, kernels, seed):
+    flags = [*SMALL, *RECIPES[recipe], "--kernels", kernels, "--seed", str(seed)]
+    assert train.main([*flags, "--out", str(folder)]) == 0
     return TaskLoss(export.export(RunFolder(folder)))
 
 
@@ -27,13 +33,14 @@ def values(loss):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["reference", "native"])
-def test_losses_differ_less_between_back_ends_than_between_seeds(tmp_path, kernels):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_losses_differ_less_between_back_ends_than_between_seeds(tmp_path, recipe, kernels):
     try:
-        choose(kernels, torch.device("cpu"), (16,))
+        choose(kernels, torch.device("cpu"), (16,), Objective())
     except ValueError as reason:
         pytest.skip(str(reason))
     plain, same, other = (
-        values(trained(tmp_path / f"{name}-{seed}", name, seed))
+        values(trained(tmp_path / f"{name}-{seed}", recipe, name, seed))
         for name, seed in (("autograd", 0), (kernels, 0), ("autograd", 1))
     )
     between_back_ends, between_seeds = (same / plain - 1).abs().max().item(), (other / plain - 1).abs().max().item()

@@ -42,6 +42,23 @@ def test_a_state_is_taken_up_by_either_kind(before, after):
 
 
 @pytest.mark.parametrize("make", [on_the_cpu, as_on_a_device])
+def test_who_takes_up_a_state_shares_nothing_with_it(make):
+    parameters = [problem() for _ in range(3)]
+    first, *twins = (make(each) for each in parameters)
+    step(first, parameters[0], 0)
+    kept = first.state_dict()
+    for twin in twins:
+        load_moments(twin, kept)
+    step(twins[0], parameters[1], 1)
+    for optimizer, steps in ((first, 1), (twins[0], 2), (twins[1], 1)):
+        assert [int(state["step"]) for state in optimizer.state.values()] == [steps, steps]
+    for mine, untouched in zip(twins[1].state.values(), first.state.values(), strict=True):
+        for name, value in mine.items():
+            assert torch.equal(value, untouched[name])
+            assert value.data_ptr() != untouched[name].data_ptr()
+
+
+@pytest.mark.parametrize("make", [on_the_cpu, as_on_a_device])
 def test_a_rate_is_changed_in_its_place(make):
     optimizer = make(problem())
     before = optimizer.param_groups[0]["lr"]

@@ -1,4 +1,4 @@
-"""What can be checked of counts, roofline and the GPU benchmark without a GPU."""
+"""What can be checked of counts, roofline and the ways to update a critic without a GPU."""
 
 from collections import Counter
 
@@ -40,27 +40,19 @@ def test_updates_by_either_form_agree():
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA device")
-def test_without_cuda_nothing_is_timed(capsys):
-    assert kernels.main([]) == 2
-    assert "torch finds no CUDA device" in capsys.readouterr().err
+def test_more_sizes_than_dynamo_keeps_variants_of_are_compiled():
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for side in (11, 12, 13):
+            kernels.ways(8, (side, side), torch.device("cpu"))["torch.compile"]().update()
 
 
-def test_kernels_that_fail_their_tests_are_not_timed(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(kernels, "tests_pass", lambda: False)
-    assert kernels.main([]) == 1
-    assert "nothing is timed" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("body", "passes"), [("pass", True), ("assert False", False), (None, False)])
-def test_the_gate_runs_the_kernels_tests_and_a_failure_or_none_at_all_is_red(tmp_path, monkeypatch, body, passes):
-    folder = tmp_path / "tests" / "kernels"
-    folder.mkdir(parents=True)
-    marked = f"@pytest.mark.gpu\ndef test_on_a_device():\n    {body}\n" if body else ""
-    (folder / "test_planted.py").write_text(f"import pytest\n\n\n{marked}\n\ndef test_other():\n    pass\n")
-    monkeypatch.setattr(kernels, "ROOT", tmp_path)
-    assert kernels.tests_pass() == passes
+def test_every_way_of_a_cpu_updates_its_critic():
+    made = kernels.ways(8, (13, 17), torch.device("cpu"))
+    assert list(made) == ["autograd", "hinge, autograd", "torch.compile"]
+    for make in made.values():
+        way = make()
+        assert way.held is None
+        way.update()
 
 
 def convolution_flop(channels, height, width):

@@ -174,12 +174,16 @@ def _hinge(critic: Critic, images: list[Tensor], objective: Objective) -> Critic
     of_real, of_fake = scores.chunk(2)
     seed = torch.cat([-(of_real < 1).to(scores), (of_fake > -1).to(scores)]) / of_real.numel()
 
-    gradients = [torch.zeros_like(parameter) for block in critic.blocks for parameter in block]
-    by_last = torch.zeros_like(critic.last)
-    for one, part in zip(passes, seed.chunk(len(passes)), strict=True):
-        by_last += operations.weight_gradient(one.inputs[-1], part)
-        for total, gradient in zip(gradients, one.back(operations.input_gradient(part, critic.last)), strict=True):
-            total += gradient
+    by_pass = [
+        [
+            *one.back(operations.input_gradient(part, critic.last)),
+            operations.weight_gradient(one.inputs[-1], part),
+        ]
+        for one, part in zip(passes, seed.chunk(len(passes)), strict=True)
+    ]
+    *gradients, by_last = by_pass[0]
+    for other in by_pass[1:]:
+        *gradients, by_last = (one + two for one, two in zip([*gradients, by_last], other, strict=True))
     if units is not None:
         gradients[::3] = [u.gradient(g) for u, g in zip(units[:-1], gradients[::3], strict=True)]
         by_last = units[-1].gradient(by_last)

@@ -119,7 +119,7 @@ def fused(objective: Objective, channels: int, size: Size, precision: str = "iee
 
     def step() -> None:
         flat = torch.cat([parameter.detach().view(-1) for parameter in parameters])[None]
-        launch_step(flat, layout, real[None], fake[None], settings, objective.shared_norm, precision, arch=90)
+        launch_step(flat, layout, real[None], fake[None], settings, objective, precision, arch=90)
 
     launched = count(step).joined(_fused_adam(channels))
     # The counter does not see inside of the kernels: their arithmetic is that of the plain form.
@@ -166,6 +166,7 @@ WAYS: dict[str, Callable[[int, Size], Counts]] = {
     "wgan-gp, autograd": partial(autograd, WGAN_GP),
     "wgan-gp, Triton": partial(fused, WGAN_GP),
     "hinge and spectral norm, autograd": partial(autograd, HINGE),
+    "hinge and spectral norm, Triton": partial(fused, HINGE),
     "generator, autograd": generator,
 }
 
@@ -185,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{name}:")
             print("\n".join(f"{times:6} {launched}" for launched, times in launches.most_common()))
     if not TRITON_INSTALLED:
-        print("\nThe kernels' row needs triton: pip install triton")
+        print("\nThe kernels' rows need triton: pip install triton")
     return 0
 
 

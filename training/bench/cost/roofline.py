@@ -20,11 +20,12 @@ if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from training.bench.cost import counts
-from training.bench.cost.counts import WGAN_GP, Counts, Size
+from training.bench.cost.counts import HINGE, WGAN_GP, Counts, Size
 from training.bench.markdown import table
 from training.config import Config
 from training.images import open_image, pyramid
 from training.kernels.triton.optional import TRITON_INSTALLED
+from training.objectives import OBJECTIVES, Objective
 
 # Seconds that a launch takes at least: issued one by one from Python, and as a node of a CUDA graph. Assumed.
 EAGER_LAUNCH, GRAPH_LAUNCH = 6e-6, 1e-6
@@ -74,18 +75,20 @@ def recipe_sizes(config: Config) -> list[Size]:
     return [(level.shape[2], level.shape[3]) for level in levels]
 
 
-def estimates(sizes: Sequence[Size], channels: int, precisions: Sequence[str], generator: bool) -> str:
+def estimates(
+    sizes: Sequence[Size], channels: int, precisions: Sequence[str], generator: bool, objective: Objective = WGAN_GP
+) -> str:
     """A table in Markdown."""
     head = ["size", "update", "launches", "MB", "GFLOP", *(f"{device.name}: ms, bound by" for device in DEVICES)]
     lines = []
     for size in sizes:
-        eager = counts.autograd(WGAN_GP, channels, size)
+        eager = counts.autograd(objective, channels, size)
         rows = [
             ("autograd", eager, EAGER_LAUNCH, "fp32"),
             ("autograd in a CUDA graph", eager, GRAPH_LAUNCH, "fp32"),
         ]
         for precision in precisions if TRITON_INSTALLED else ():
-            fused = counts.fused(WGAN_GP, channels, size, precision)
+            fused = counts.fused(objective, channels, size, precision)
             rows.append((f"kernels in a CUDA graph, {precision}", fused, GRAPH_LAUNCH, PRECISIONS[precision]))
         if generator:
             work = counts.generator(channels, size)
@@ -106,6 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", metavar="HxW", help="of the images [the default recipe's scales]")
     parser.add_argument("--channels", type=int, default=32, help="of the critic [32]")
     parser.add_argument(
+        "--objective", choices=OBJECTIVES, default="wgan-gp", help="hinge is with spectral norm [%(default)s]"
+    )
+    parser.add_argument(
         "--precision",
         nargs="+",
         choices=PRECISIONS,
@@ -119,15 +125,16 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    objective = HINGE if arguments.objective == "hinge" else WGAN_GP
     print(
-        f"Estimates, no measurements: the least time of an update of a critic of {arguments.channels} channels,\n"
-        f"from published peaks. Assumed: {EAGER_LAUNCH * 1e6:.0f} us for a launch from Python, "
+        f"Estimates, no measurements: the least time of an update of a critic of {arguments.channels} channels by\n"
+        f"{arguments.objective}, from published peaks. Assumed: {EAGER_LAUNCH * 1e6:.0f} us for a launch from Python, "
         f"{GRAPH_LAUNCH * 1e6:.0f} us in a CUDA graph.\n"
     )
     for device in DEVICES:
         peaks = ", ".join(f"{peak / 1e12:g} TFLOP/s {kind}" for kind, peak in device.peaks.items())
         print(f"{device.name}: {device.bandwidth / 1e9:g} GB/s, {peaks}")
-    print("\n" + estimates(sizes, arguments.channels, arguments.precision, arguments.generator))
+    print("\n" + estimates(sizes, arguments.channels, arguments.precision, arguments.generator, objective))
     if not TRITON_INSTALLED:
         print("\nThe kernels' rows need triton: pip install triton")
     return 0

@@ -97,7 +97,7 @@ def _resident_kilobytes(field: str) -> int:
 def measure_memory(device: str) -> dict[str, float]:
     def in_own_process(name: str) -> float:
         command = [sys.executable, __file__, "--memory-of", name, "--device", device]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
     return {name: in_own_process(name) for name in LOSSES}
 

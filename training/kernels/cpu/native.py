@@ -1,72 +1,93 @@
 """The operations of the critic's step in C, compiled on the user's machine: the fast path on the CPU.
 
-``winograd.c`` holds the convolutions, ``norm.c`` BatchNorm and LeakyReLU with all their passes. Compiled once for each
-width of the network, in a second or two, and kept in the user's cache. No headers of Python or torch are needed, just
-a C compiler that knows GCC's vectors (gcc, clang).
+``critic.h`` says what there is: ``winograd.c`` and ``thin.c`` hold the convolutions, ``norm.c`` BatchNorm and LeakyReLU
+with all their passes, ``spectral.c`` spectral normalisation, ``pool.c`` the threads.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from task_losses.discriminator import SLOPE
-from training.cache import kernel_cache
 from training.kernels import reference
-from training.kernels.operations import EPS, Activation, Block, Operations, Passed, Trace
+from training.kernels.cpu.compiler import Unavailable, compiled
+from training.kernels.operations import EPS, Activation, Block, Operations, Passed, Trace, Unit
 from training.kernels.reference import CriticGradients
 from training.objectives import Objective
-from training.provenance import processor
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("winograd.c", "norm.c"))
-HEADERS = (Path(__file__).with_name("lanes.h"),)
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
-SUMS = 3  # as in norm.c
-TILES_A_CHUNK = 48
-MOST_CHUNKS = 16
-MOST_CHANNELS = 128  # winograd.c keeps its blocks of tiles on the stack
+SUMS = 3  # as in critic.h
+THIN = 3  # the most channels that thin.c takes
+NUMBERS_A_THREAD = 1 << 15  # of a map; with fewer, waking a thread takes longer than its share of the work
 TOLERANCE = 1e-4  # of an operation's largest value; Winograd's rounding is near 1e-5
 
-# The transform of a kernel's three taps to Winograd's points 0, 1, -1, 2, -2 and infinity; in two dimensions 36 x 9.
-TAPS_TO_POINTS = torch.tensor(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6] * 3,
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-    dtype=torch.float64,
-)
-KERNEL_TO_POINTS = torch.kron(TAPS_TO_POINTS, TAPS_TO_POINTS)
+Call = Callable[..., None]
+# The types of critic.h.
+Floats = Doubles = ctypes.c_void_p
+Int, Long, Float, Double = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_double
 
 
-class Unavailable(RuntimeError):
-    """The compiled operations cannot be had on this machine; the message says why."""
+class Layer(ctypes.Structure):
+    """``layer`` of critic.h."""
 
-
-class _Layer(ctypes.Structure):
-    """``layer`` of norm.c."""
-
-    kept: tuple[Tensor, ...]
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("raw", "output", "mean", "rstd", "scale")),
-        ("rows", ctypes.c_long),
-        ("slope", ctypes.c_double),
+        *((name, Floats) for name in ("raw", "output", "mean", "rstd", "scale")),
+        ("rows", Long),
+        ("slope", Float),
     )
+
+
+class Thin(ctypes.Structure):
+    """``thin`` of critic.h."""
+
+    _fields_ = (
+        ("data", Floats),
+        *((name, Int) for name in ("images", "channels", "height", "width")),
+        *((name, Long) for name in ("image_step", "channel_step", "row_step", "pixel_step")),
+    )
+
+
+class Library:
+    """The functions of critic.h, in its order.
+
+    Raises:
+        Unavailable: the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            c = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be loaded: {error}") from error
+        a_layer, a_thin = ctypes.POINTER(Layer), ctypes.POINTER(Thin)
+        self.convolve = declared(c.convolve, Floats, Int, Int, Int, Int, Floats, Floats, Int)
+        self.convolve_weights = declared(c.convolve_weights, Floats, Floats, Int, Int, Int, Floats, Int)
+        self.widen = declared(c.widen, a_thin, Int, Floats, Floats, Int)
+        self.widen_weights = declared(c.widen_weights, a_thin, Int, Floats, Floats, Int)
+        self.narrow = declared(c.narrow, Floats, Int, Int, Int, Int, Int, Floats, Floats, Int)
+        self.normalise = declared(
+            c.normalise, Floats, Long, Floats, Floats, Double, Float, Floats, Floats, Floats, Floats, Int
+        )
+        self.back = declared(c.back, a_layer, Floats, Doubles, Floats, Int)
+        self.along = declared(c.along, a_layer, Floats, Floats, Doubles, Floats, Int)
+        self.back_twice = declared(
+            c.back_twice, a_layer, Floats, Floats, Doubles, Floats, Doubles, Floats, Floats, Floats, Int
+        )
+        self.unit = declared(c.unit, Floats, Int, Int, Floats, Floats, Floats)
+
+
+def declared(function: Any, *arguments: Any) -> Call:
+    """A function of a library that returns nothing, with the types of its arguments."""
+    function.argtypes, function.restype = arguments, None
+    call: Call = function
+    return call
 
 
 class NativeOperations(Operations):
@@ -75,6 +96,9 @@ class NativeOperations(Operations):
     Args:
         width: number of channels of the hidden layers, a multiple of 8, at most 128.
 
+    Attributes:
+        threads: the most that work on a map; small maps have fewer.
+
     Raises:
         Unavailable: the width is another, there is no compiler, or it failed.
     """
@@ -82,93 +106,106 @@ class NativeOperations(Operations):
     memory_format = torch.channels_last
 
     def __init__(self, width: int) -> None:
-        self.width = width
-        path = compiled(width)
-        try:
-            self._library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise Unavailable(f"{path} cannot be loaded: {error}") from error
+        self.width, self.threads = width, torch.get_num_threads()
+        self.library = Library(compiled(width))
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        if tuple(weight.shape[:2]) != (self.width, self.width):
-            return super().convolve(x, weight)
-        return self._convolve(x, weight.permute(2, 3, 1, 0), padding=0)
+        return self._convolve(x, weight, weight.shape[1], weight.shape[0], backwards=False)
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        if tuple(weight.shape[:2]) != (self.width, self.width):
-            return super().input_gradient(gradient, weight)
-        return self._convolve(gradient, weight.flip(2, 3).permute(2, 3, 0, 1), padding=2)
+        return self._convolve(gradient, weight, weight.shape[0], weight.shape[1], backwards=True)
 
     def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
-        if (x.shape[1], gradient.shape[1]) != (self.width, self.width):
+        result = torch.empty(gradient.shape[1], x.shape[1], 3, 3)
+        threads = self._threads(x if x.shape[1] > THIN else gradient)
+        if (x.shape[1], gradient.shape[1]) == (self.width, self.width):
+            x, gradient = _packed(x), _packed(gradient)
+            pointers = x.data_ptr(), gradient.data_ptr()
+            self.library.convolve_weights(*pointers, *_size(x), result.data_ptr(), threads)
+        elif x.shape[1] <= THIN and gradient.shape[1] == self.width:
+            gradient = _packed(gradient)
+            self.library.widen_weights(_thin(x), False, gradient.data_ptr(), result.data_ptr(), threads)
+        elif x.shape[1] == self.width and gradient.shape[1] <= THIN:
+            x, padded = _packed(x), F.pad(gradient, (2, 2, 2, 2))
+            self.library.widen_weights(_thin(padded), True, x.data_ptr(), result.data_ptr(), threads)
+        else:
             return super().weight_gradient(x, gradient)
-        x, gradient = _packed(x), _packed(gradient)
-        images, _, height, width = x.shape
-        tiles = images * -(-(height - 2) // 4) * -(-(width - 2) // 4)
-        chunks = max(1, min(MOST_CHUNKS, tiles // TILES_A_CHUNK))
-        sums = torch.empty(chunks, len(KERNEL_TO_POINTS), self.width**2)
-        self._call("correlate", x, gradient, images, height, width, sums, chunks)
-        points = sums.sum(0, dtype=torch.float64)
-        kernel = (KERNEL_TO_POINTS.t() @ points).float().view(3, 3, self.width, self.width)
-        return kernel.permute(3, 2, 0, 1).contiguous()
+        return result
+
+    def units(self, weights: Sequence[Tensor]) -> list[Unit]:
+        return [self._unit(weight.contiguous()) for weight in weights]
 
     def normalise(self, raw: Tensor, block: Block) -> Activation:
         raw, scale, shift = _packed(raw), block.scale.contiguous(), block.shift.contiguous()
-        mean, variance, rstd = torch.empty(3, self.width)
+        mean, variance, rstd = torch.empty(3, self.width).unbind()
         output = torch.empty_like(raw)
-        rows = raw.numel() // self.width
-        arguments = (raw, ctypes.c_long(rows), scale, shift, ctypes.c_double(EPS), ctypes.c_double(SLOPE))
-        self._call("normalise", *arguments, mean, variance, rstd, output)
+        given = raw.data_ptr(), raw.numel() // self.width, scale.data_ptr(), shift.data_ptr(), EPS, SLOPE
+        made = mean.data_ptr(), variance.data_ptr(), rstd.data_ptr(), output.data_ptr()
+        self.library.normalise(*given, *made, self._threads(raw))
         return Activation(raw, scale, mean, variance, rstd, output)
 
     def back(self, gradient: Tensor, activation: Activation) -> Passed:
         gradient = _packed(gradient)
         sums, result = self._new_sums(), torch.empty_like(gradient)
-        self._call("back", self._layer(activation), gradient, sums, result)
+        pointers = gradient.data_ptr(), sums.data_ptr(), result.data_ptr()
+        self.library.back(self._layer(activation), *pointers, self._threads(gradient))
         return Passed(gradient, sums[:2], result)
 
     def along(self, tangent: Tensor, activation: Activation, adjoint: Tensor) -> Passed:
-        tangent = _packed(tangent)
+        tangent, adjoint = _packed(tangent), _packed(adjoint)
         sums, result = self._new_sums(), torch.empty_like(tangent)
-        self._call("along", self._layer(activation), tangent, _packed(adjoint), sums, result)
+        pointers = tangent.data_ptr(), adjoint.data_ptr(), sums.data_ptr(), result.data_ptr()
+        self.library.along(self._layer(activation), *pointers, self._threads(tangent))
         return Passed(tangent, sums, result)
 
     def back_twice(self, gradient: Tensor, activation: Activation, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
-        gradient = _packed(gradient)
-        by_scale, by_shift = torch.empty(2, self.width)
+        gradient, adjoint, tangent = _packed(gradient), _packed(trace.adjoint), _packed(trace.tangent)
+        by_scale, by_shift = torch.empty(2, self.width).unbind()
         result = torch.empty_like(gradient)
-        traced = _packed(trace.adjoint), trace.adjoint_sums, _packed(trace.tangent), trace.tangent_sums
-        self._call("back_twice", self._layer(activation), gradient, *traced, result, by_scale, by_shift)
+        traced = adjoint, trace.adjoint_sums, tangent, trace.tangent_sums
+        pointers = (x.data_ptr() for x in (gradient, *traced, result, by_scale, by_shift))
+        self.library.back_twice(self._layer(activation), *pointers, self._threads(gradient))
         return result, by_scale, by_shift
 
-    def _convolve(self, x: Tensor, kernel: Tensor, padding: int) -> Tensor:
-        """kernel: (3, 3, inputs, outputs)."""
+    def _convolve(self, x: Tensor, weight: Tensor, inputs: int, outputs: int, backwards: bool) -> Tensor:
+        narrow, wide = outputs <= THIN and inputs == self.width, outputs == self.width
+        if not narrow and not (wide and (inputs == self.width or inputs <= THIN)):
+            return super().input_gradient(x, weight) if backwards else super().convolve(x, weight)
+        weight, threads = weight.contiguous(), self._threads(x)
+        images, height, width = _size(x)
+        size = (height + 2, width + 2) if backwards else (height - 2, width - 2)
+        out = torch.empty((images, outputs, *size), memory_format=torch.channels_last)
+        pointers = weight.data_ptr(), out.data_ptr(), threads
+        if inputs <= THIN:
+            x = F.pad(x, (2, 2, 2, 2)) if backwards else x
+            self.library.widen(_thin(x), backwards, *pointers)
+            return out
         x = _packed(x)
-        images, _, height, width = x.shape
-        points = (KERNEL_TO_POINTS @ kernel.reshape(9, -1).double()).float()
-        shape = (images, self.width, height + 2 * padding - 2, width + 2 * padding - 2)
-        out = torch.empty(shape, memory_format=torch.channels_last)
-        self._call("convolve", x, images, height, width, padding, points, out)
+        if wide:
+            self.library.convolve(x.data_ptr(), images, height, width, backwards, *pointers)
+        else:
+            self.library.narrow(x.data_ptr(), images, height, width, outputs, backwards, *pointers)
         return out
+
+    def _threads(self, x: Tensor) -> int:
+        images, _, height, width = x.shape
+        return min(self.threads, 1 + images * height * width * self.width // NUMBERS_A_THREAD)
+
+    def _unit(self, weight: Tensor) -> Unit:
+        quotient, norm, direction = torch.empty_like(weight), weight.new_empty(()), torch.empty_like(weight)
+        pointers = quotient.data_ptr(), norm.data_ptr(), direction.data_ptr()
+        self.library.unit(weight.data_ptr(), len(weight), weight[0].numel(), *pointers)
+        return Unit(quotient, norm, direction)
 
     def _new_sums(self) -> Tensor:
         return torch.empty(SUMS, self.width, dtype=torch.float64)
 
-    def _layer(self, activation: Activation) -> _Layer:
-        kept = (*map(_packed, (activation.raw, activation.output)), activation.mean, activation.rstd, activation.scale)
-        layer = _Layer(*(x.data_ptr() for x in kept), kept[0].numel() // self.width, SLOPE)
-        layer.kept = kept  # the structure holds addresses only
-        return layer
-
-    def _call(self, name: str, *arguments: Tensor | int | ctypes.c_long | ctypes.c_double | _Layer) -> None:
-        """Calls a function of the library; tensors go as pointers, structures by reference."""
-
-        def passed(argument: Any) -> Any:
-            if isinstance(argument, Tensor):
-                return ctypes.c_void_p(argument.data_ptr())
-            return ctypes.byref(argument) if isinstance(argument, _Layer) else argument
-
-        getattr(self._library, name)(*map(passed, arguments), torch.get_num_threads())
+    def _layer(self, activation: Activation) -> Layer:
+        raw, scale, mean, _, rstd, output = activation
+        if not all(x.is_contiguous(memory_format=torch.channels_last) for x in (raw, output)):
+            raise ValueError("an activation's maps must be channels last, as normalise makes them")
+        pointers = (x.data_ptr() for x in (raw, output, mean, rstd, scale))
+        return Layer(*pointers, raw.numel() // self.width, SLOPE)
 
 
 @torch.no_grad()
@@ -192,7 +229,13 @@ def critic_gradients_of_runs(
                 "use the reference for other numbers and devices"
             )
     chosen = operations(len(parameters[0][1]))
-    return reference.critic_gradients_of_runs(parameters, real, fake, mix, objective, chosen)
+    chosen.threads = torch.get_num_threads()
+    # Torch's own operations between are small, and its threads wait for each other at each of them.
+    torch.set_num_threads(1)
+    try:
+        return reference.critic_gradients_of_runs(parameters, real, fake, mix, objective, chosen)
+    finally:
+        torch.set_num_threads(chosen.threads)
 
 
 @functools.cache
@@ -219,80 +262,59 @@ def errors(native: NativeOperations) -> dict[str, float]:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draws)
 
+    def packed(*maps: Tensor) -> list[Tensor]:
+        return [_packed(x) if x.dim() == 4 else x for x in maps]
+
     images, small, weight = random(2, width, 15, 22), random(2, width, 13, 20), random(width, width, 3, 3)
+    image, score, first, last = (
+        random(2, 3, 15, 22),
+        random(2, 1, 13, 20),
+        random(width, 3, 3, 3),
+        random(1, width, 3, 3),
+    )
     block = Block(weight, random(width), random(width))
-    activation = plain.normalise(small, block)
-    first, second = plain.back(random(*small.shape), activation), random(*small.shape)
-    along = plain.along(second, activation, first.before)
-    trace = Trace(first.before, first.sums, along.before, along.sums, weight)
-    double = trace._replace(adjoint_sums=first.sums.double(), tangent_sums=along.sums.double())
-    gradient = random(*small.shape)
+    activation = Activation(*packed(*plain.normalise(small, block)))
+    adjoint, second = plain.back(random(*small.shape), activation), random(*small.shape)
+    along = plain.along(second, activation, adjoint.before)
+    trace = Trace(adjoint.before, adjoint.sums, along.before, along.sums, weight)
+    double = trace._replace(adjoint_sums=adjoint.sums.double(), tangent_sums=along.sums.double())
+    gradient, rank_one = random(*small.shape), random(width, 1, 1, 1) * random(1, width, 3, 3)
     pairs: dict[str, tuple[Sequence[Tensor], Sequence[Tensor]]] = {
-        "convolution": ([native.convolve(images, weight)], [plain.convolve(images, weight)]),
-        "input gradient": ([native.input_gradient(small, weight)], [plain.input_gradient(small, weight)]),
-        "weight gradient": ([native.weight_gradient(images, small)], [plain.weight_gradient(images, small)]),
         "normalisation": (native.normalise(small, block), activation),
-        "backward pass": (native.back(gradient.clone(), activation), plain.back(gradient, activation)),
-        "tangent pass": (native.along(second, activation, first.before), along),
+        "backward pass": (native.back(gradient.clone(), activation), plain.back(gradient.clone(), activation)),
+        "tangent pass": (native.along(second, activation, adjoint.before), along),
         "second-order pass": (
             native.back_twice(gradient.clone(), activation, double),
-            plain.back_twice(gradient, activation, trace),
+            plain.back_twice(gradient.clone(), activation, trace),
         ),
     }
+    for x, y, taps in (images, small, weight), (image, small, first), (images, score, last):
+        of = f"{len(taps[0])} to {len(taps)} channels"
+        pairs[f"convolution of {of}"] = [native.convolve(x, taps)], [plain.convolve(x, taps)]
+        pairs[f"input gradient of {of}"] = [native.input_gradient(y, taps)], [plain.input_gradient(y, taps)]
+        pairs[f"weight gradient of {of}"] = [native.weight_gradient(x, y)], [plain.weight_gradient(x, y)]
+    for ours, theirs in zip(*(o.units([first, weight, rank_one, last]) for o in (native, plain)), strict=True):
+        pairs[f"spectral norm {len(pairs)}"] = ours, theirs
+
+    def error(found: Tensor, expected: Tensor) -> Tensor:
+        return (found - expected).abs().max() / expected.abs().max()
+
+    # Python's max would drop what is not a number; torch's keeps it.
     return {
-        name: max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, expected, strict=True))
-        for name, (found, expected) in pairs.items()
+        name: torch.stack([error(*pair) for pair in zip(*both, strict=True)]).max().item()
+        for name, both in pairs.items()
     }
-
-
-def compiled(width: int) -> Path:
-    """The library for a width, from the cache or fresh from the compiler.
-
-    Raises:
-        Unavailable: as the class says.
-    """
-    if width % 8 or not 0 < width <= MOST_CHANNELS:
-        raise Unavailable(
-            f"the compiled operations take multiples of 8 channels up to {MOST_CHANNELS}, the network has {width}"
-        )
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise Unavailable("there is no C compiler: install gcc or clang, or name yours in the variable CC")
-    # The same OpenMP library as torch's, or two pools of threads would fight for the cores.
-    openmp = [str(path) for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))][:1]
-    flags = [*FLAGS, f"-DWIDTH={width}", *(["-fopenmp"] if openmp else [])]
-    try:
-        version = _run([compiler, "--version"])
-        sources = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
-        made_of = [*sources, version, *flags, *openmp, platform.machine(), processor(), _instruction_sets()]
-        name = f"critic-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
-        path = kernel_cache() / name
-        if not path.exists():
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # a kill leaves no half library
-                objects = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
-                library = str(Path(folder) / name)
-                for source, target in zip(SOURCES, objects, strict=True):
-                    _run([compiler, *flags, "-c", str(source), "-o", target])
-                _run([compiler, "-shared", *objects, *openmp, "-lm", "-o", library])
-                os.replace(library, path)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or ""
-        raise Unavailable(f"compiling with {compiler} failed: {error} {said[-500:]}".strip()) from error
-    return path
-
-
-def _run(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def _instruction_sets() -> str:
-    """Those that Linux names: "native" code of one machine may crash another whose processor has the same name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
 def _packed(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _size(x: Tensor) -> tuple[int, int, int]:
+    images, _, height, width = x.shape
+    return images, height, width
+
+
+def _thin(x: Tensor) -> Thin:
+    images, channels, height, width = x.shape
+    return Thin(x.data_ptr(), images, channels, height, width, *x.stride())

@@ -5,220 +5,240 @@
  */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "critic.h"
 #include "lanes.h"
+#include "pool.h"
 
-enum { BLOCK = 64, CHUNK = 1024, SUMS = 3 };
-
-typedef struct {
-    const float *raw, *output, *mean, *rstd, *scale;
-    long rows;
-    double slope;
-} layer;
-
-typedef double sums[SUMS][WIDTH];
-
-static inline lanes at(const float *x, long row, int vector)
-{
-    return *(const lanes *)(x + row * WIDTH + vector * LANES);
-}
-
-static inline void put(float *x, long row, int vector, lanes value)
-{
-    *(lanes *)(x + row * WIDTH + vector * LANES) = value;
-}
+enum { BLOCK = 64, CHUNK = 1024 };
 
 /* x where the block's output is positive, slope * x elsewhere. */
 static inline lanes rectified(lanes x, lanes output, float slope)
 {
-    typedef int bits __attribute__((vector_size(4 * LANES)));
     bits positive = output > 0.0f;
     return (lanes)(((bits)x & positive) | ((bits)(slope * x) & ~positive));
 }
 
-/* to[0] = sum of x, to[1] = sum of x * normalised raw, to[2] = sum of x * other. With rectify, x is first passed through
- * LeakyReLU's derivative, in place. */
-static inline __attribute__((always_inline)) void gather(const layer *at_layer, float *x, const float *other,
-                                                         const int rectify, const int paired, sums to, int threads)
+typedef double partial[SUMS][WIDTH];
+
+typedef struct {
+    layer at;
+    float *x;
+    const float *other;
+    partial *parts;
+} gathering;
+
+/* Of a chunk of x: parts[0] = its sum, parts[1] = sum of x * (raw - mean), with paired also parts[2] = sum of x * other.
+ * With rectify, x is first passed through LeakyReLU's derivative, in place. */
+static inline __attribute__((always_inline)) void gather_chunk(const gathering *g, long chunk, const int rectify,
+                                                               const int paired)
 {
-    const layer l = *at_layer;
-    long chunks = (l.rows + CHUNK - 1) / CHUNK;
-    sums *parts = calloc(chunks, sizeof(sums));
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long chunk = 0; chunk < chunks; chunk++) {
-        long end = (chunk + 1) * CHUNK < l.rows ? (chunk + 1) * CHUNK : l.rows;
-        for (long start = chunk * CHUNK; start < end; start += BLOCK) {
-            long stop = start + BLOCK < end ? start + BLOCK : end;
-            for (int v = 0; v < VECTORS; v++) {
-                lanes mean = at(l.mean, 0, v), sum[SUMS] = {{0}};
-                for (long row = start; row < stop; row++) {
-                    lanes value = at(x, row, v);
-                    if (rectify) {
-                        value = rectified(value, at(l.output, row, v), (float)l.slope);
-                        put(x, row, v, value);
-                    }
-                    sum[0] += value;
-                    sum[1] += value * (at(l.raw, row, v) - mean);
-                    if (paired)
-                        sum[2] += value * at(other, row, v);
+    const layer l = g->at;
+    long end = (chunk + 1) * CHUNK < l.rows ? (chunk + 1) * CHUNK : l.rows;
+    memset(g->parts[chunk], 0, sizeof g->parts[chunk]);
+    for (long start = chunk * CHUNK; start < end; start += BLOCK) {
+        long stop = start + BLOCK < end ? start + BLOCK : end;
+        for (int v = 0; v < VECTORS; v++) {
+            lanes mean = at(l.mean, 0, v), sum[SUMS] = {{0}};
+            for (long row = start; row < stop; row++) {
+                lanes value = at(g->x, row, v);
+                if (rectify) {
+                    value = rectified(value, at(l.output, row, v), l.slope);
+                    put(g->x, row, v, value);
                 }
-                for (int s = 0; s < SUMS; s++)
-                    for (int i = 0; i < LANES; i++)
-                        parts[chunk][s][v * LANES + i] += sum[s][i];
+                sum[0] += value;
+                sum[1] += value * (at(l.raw, row, v) - mean);
+                if (paired)
+                    sum[2] += value * at(g->other, row, v);
             }
+            for (int s = 0; s < SUMS; s++)
+                for (int i = 0; i < LANES; i++)
+                    g->parts[chunk][s][v * LANES + i] += sum[s][i];
         }
     }
-    for (int s = 0; s < SUMS; s++)
-        for (int c = 0; c < WIDTH; c++) {
-            to[s][c] = 0;
-            for (long chunk = 0; chunk < chunks; chunk++)
-                to[s][c] += parts[chunk][s][c];
-        }
-    for (int c = 0; c < WIDTH; c++)
-        to[1][c] *= l.rstd[c];
-    free(parts);
 }
 
-/* What one pass over the maps adds up, per channel. */
-typedef struct {
-    float by_x[WIDTH], by_raw[WIDTH], by_adjoint[WIDTH], by_tangent[WIDTH], constant[WIDTH];
-} weights;
+static void gather_back(void *context, long chunk) { gather_chunk(context, chunk, 1, 0); }
+static void gather_along(void *context, long chunk) { gather_chunk(context, chunk, 0, 1); }
 
-static inline __attribute__((always_inline)) void combine(const layer *at_layer, const float *x, const float *adjoint,
-                                                          const float *tangent, const weights *w, const int second,
-                                                          const int rectify, float *out, int threads)
+/* to[0] = sum of x, to[1] = sum of x * normalised raw, to[2] = sum of x * other. */
+static void gather(void (*task)(void *, long), const layer *l, float *x, const float *other, double *to, int threads)
 {
-    const layer l = *at_layer;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long start = 0; start < l.rows; start += BLOCK) {
-        long stop = start + BLOCK < l.rows ? start + BLOCK : l.rows;
+    long chunks = (l->rows + CHUNK - 1) / CHUNK;
+    gathering g = {*l, x, other, malloc(chunks * sizeof(partial))};
+    share(task, &g, chunks, threads);
+    for (int s = 0; s < SUMS; s++)
+        for (int c = 0; c < WIDTH; c++) {
+            double sum = 0;
+            for (long chunk = 0; chunk < chunks; chunk++)
+                sum += g.parts[chunk][s][c];
+            to[s * WIDTH + c] = s == 1 ? sum * l->rstd[c] : sum;
+        }
+    free(g.parts);
+}
+
+/* What one pass over the maps adds up: each with a factor for each channel, and a constant. */
+typedef struct {
+    layer at;
+    const float *x, *adjoint, *tangent;
+    float *out;
+    float by_x[WIDTH], by_raw[WIDTH], by_adjoint[WIDTH], by_tangent[WIDTH], constant[WIDTH];
+} combination;
+
+static inline __attribute__((always_inline)) void combine_chunk(const combination *w, long chunk, const int second,
+                                                                const int rectify)
+{
+    const layer l = w->at;
+    long end = (chunk + 1) * CHUNK < l.rows ? (chunk + 1) * CHUNK : l.rows;
+    for (long start = chunk * CHUNK; start < end; start += BLOCK) {
+        long stop = start + BLOCK < end ? start + BLOCK : end;
         for (int v = 0; v < VECTORS; v++) {
             lanes by_x = at(w->by_x, 0, v), by_raw = at(w->by_raw, 0, v), mean = at(l.mean, 0, v);
             lanes by_adjoint = at(w->by_adjoint, 0, v), by_tangent = at(w->by_tangent, 0, v);
             lanes constant = at(w->constant, 0, v);
             for (long row = start; row < stop; row++) {
-                lanes value = by_x * at(x, row, v) + by_raw * (at(l.raw, row, v) - mean) + constant;
+                lanes value = by_x * at(w->x, row, v) + by_raw * (at(l.raw, row, v) - mean) + constant;
                 if (second)
-                    value += by_adjoint * at(adjoint, row, v) + by_tangent * at(tangent, row, v);
-                put(out, row, v, rectify ? rectified(value, at(l.output, row, v), (float)l.slope) : value);
+                    value += by_adjoint * at(w->adjoint, row, v) + by_tangent * at(w->tangent, row, v);
+                put(w->out, row, v, rectify ? rectified(value, at(l.output, row, v), l.slope) : value);
             }
         }
     }
+}
+
+static void combine_back(void *context, long chunk) { combine_chunk(context, chunk, 0, 0); }
+static void combine_along(void *context, long chunk) { combine_chunk(context, chunk, 0, 1); }
+static void combine_back_twice(void *context, long chunk) { combine_chunk(context, chunk, 1, 0); }
+
+static void combine(void (*task)(void *, long), combination *w, int threads)
+{
+    share(task, w, (w->at.rows + CHUNK - 1) / CHUNK, threads);
 }
 
 /* scale * rstd * P(x), from the sums of x. */
-static void projection(const layer *l, sums of_x, weights *w)
+static void projection(combination *w, const double *of_x)
 {
+    const layer *l = &w->at;
     for (int c = 0; c < WIDTH; c++) {
         double factor = (double)l->scale[c] * l->rstd[c];
         w->by_x[c] = factor;
-        w->by_raw[c] = -factor * l->rstd[c] * of_x[1][c] / l->rows;
-        w->constant[c] = -factor * of_x[0][c] / l->rows;
+        w->by_raw[c] = -factor * l->rstd[c] * of_x[WIDTH + c] / l->rows;
+        w->constant[c] = -factor * of_x[c] / l->rows;
     }
 }
 
-/* Statistics of x, and LeakyReLU(BatchNorm(x)). mean, variance (biased), rstd: WIDTH numbers each. */
-void normalise(const float *x, long rows, const float *scale, const float *shift, double eps, double slope, float *mean,
-               float *variance, float *rstd, float *out, int threads)
+typedef struct {
+    const float *x;
+    long rows;
+    float slope;
+    double (*parts)[2][WIDTH];
+    float *out, mean[WIDTH], factor[WIDTH], constant[WIDTH];
+} normalisation;
+
+static void statistics_of_chunk(void *context, long chunk)
 {
-    long chunks = (rows + CHUNK - 1) / CHUNK;
-    double(*parts)[2][WIDTH] = calloc(chunks, sizeof *parts);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long chunk = 0; chunk < chunks; chunk++) {
-        long begin = chunk * CHUNK, end = begin + CHUNK < rows ? begin + CHUNK : rows;
-        for (long start = begin; start < end; start += BLOCK) {
-            long stop = start + BLOCK < end ? start + BLOCK : end, before = start - begin, count = stop - start;
-            for (int v = 0; v < VECTORS; v++) {
-                lanes sum = {0}, squares = {0};
-                for (long row = start; row < stop; row++)
-                    sum += at(x, row, v);
-                lanes centre = sum / (float)count;
-                for (long row = start; row < stop; row++) {
-                    lanes deviation = at(x, row, v) - centre;
-                    squares += deviation * deviation;
-                }
-                /* Chan, Golub and LeVeque: means and squares of two sets give those of both. */
-                for (int i = 0; i < LANES; i++) {
-                    double *of_mean = &parts[chunk][0][v * LANES + i], *of_squares = &parts[chunk][1][v * LANES + i];
-                    double difference = centre[i] - *of_mean;
-                    *of_mean += difference * count / (before + count);
-                    *of_squares += squares[i] + difference * difference * before * count / (before + count);
-                }
+    const normalisation *n = context;
+    double(*part)[WIDTH] = n->parts[chunk];
+    long begin = chunk * CHUNK, end = begin + CHUNK < n->rows ? begin + CHUNK : n->rows;
+    memset(part, 0, sizeof n->parts[chunk]);
+    for (long start = begin; start < end; start += BLOCK) {
+        long stop = start + BLOCK < end ? start + BLOCK : end, before = start - begin, count = stop - start;
+        for (int v = 0; v < VECTORS; v++) {
+            lanes sum = {0}, squares = {0};
+            for (long row = start; row < stop; row++)
+                sum += at(n->x, row, v);
+            lanes centre = sum / (float)count;
+            for (long row = start; row < stop; row++) {
+                lanes deviation = at(n->x, row, v) - centre;
+                squares += deviation * deviation;
+            }
+            /* Chan, Golub and LeVeque: means and squares of two sets give those of both. */
+            for (int i = 0; i < LANES; i++) {
+                double *of_mean = &part[0][v * LANES + i], *of_squares = &part[1][v * LANES + i];
+                double difference = centre[i] - *of_mean;
+                *of_mean += difference * count / (before + count);
+                *of_squares += squares[i] + difference * difference * before * count / (before + count);
             }
         }
     }
-    weights w;
+}
+
+static void normalise_chunk(void *context, long chunk)
+{
+    const normalisation *n = context;
+    long end = (chunk + 1) * CHUNK < n->rows ? (chunk + 1) * CHUNK : n->rows;
+    for (int v = 0; v < VECTORS; v++) {
+        lanes centre = at(n->mean, 0, v), factor = at(n->factor, 0, v), constant = at(n->constant, 0, v);
+        for (long row = chunk * CHUNK; row < end; row++) {
+            lanes value = factor * (at(n->x, row, v) - centre) + constant;
+            put(n->out, row, v, rectified(value, value, n->slope));
+        }
+    }
+}
+
+void normalise(const float *x, long rows, const float *scale, const float *shift, double eps, float slope, float *mean,
+               float *variance, float *rstd, float *out, int threads)
+{
+    long chunks = (rows + CHUNK - 1) / CHUNK;
+    normalisation n = {x, rows, slope, malloc(chunks * sizeof *n.parts), out, {0}, {0}, {0}};
+    share(statistics_of_chunk, &n, chunks, threads);
     for (int c = 0; c < WIDTH; c++) {
         double whole_mean = 0, squares = 0;
         for (long chunk = 0; chunk < chunks; chunk++) {
             long before = chunk * CHUNK, count = rows - before < CHUNK ? rows - before : CHUNK;
-            double difference = parts[chunk][0][c] - whole_mean;
+            double difference = n.parts[chunk][0][c] - whole_mean;
             whole_mean += difference * count / (before + count);
-            squares += parts[chunk][1][c] + difference * difference * before * count / (before + count);
+            squares += n.parts[chunk][1][c] + difference * difference * before * count / (before + count);
         }
-        mean[c] = whole_mean;
+        n.mean[c] = mean[c] = whole_mean;
         variance[c] = squares / rows;
         rstd[c] = 1 / sqrt(squares / rows + eps);
-        w.by_x[c] = 0;
-        w.by_raw[c] = scale[c] * rstd[c];
-        w.constant[c] = shift[c];
+        n.factor[c] = scale[c] * rstd[c];
+        n.constant[c] = shift[c];
     }
-    free(parts);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long start = 0; start < rows; start += BLOCK) {
-        long stop = start + BLOCK < rows ? start + BLOCK : rows;
-        for (int v = 0; v < VECTORS; v++) {
-            lanes centre = at(mean, 0, v), factor = at(w.by_raw, 0, v), constant = at(w.constant, 0, v);
-            for (long row = start; row < stop; row++) {
-                lanes value = factor * (at(x, row, v) - centre) + constant;
-                put(out, row, v, rectified(value, value, (float)slope));
-            }
-        }
-    }
+    free(n.parts);
+    share(normalise_chunk, &n, chunks, threads);
 }
 
-/* Back through LeakyReLU and BatchNorm. gradient becomes that by BatchNorm's output, of_gradient its sums. */
-void back(const layer *l, float *gradient, sums of_gradient, float *result, int threads)
+void back(const layer *l, float *gradient, double *of_gradient, float *result, int threads)
 {
-    weights w;
-    gather(l, gradient, NULL, 1, 0, of_gradient, threads);
-    projection(l, of_gradient, &w);
-    combine(l, gradient, NULL, NULL, &w, 0, 0, result, threads);
+    combination w = {*l, gradient, NULL, NULL, result};
+    gather(gather_back, l, gradient, NULL, of_gradient, threads);
+    projection(&w, of_gradient);
+    combine(combine_back, &w, threads);
 }
 
-/* A tangent on its way forward through BatchNorm and LeakyReLU, its sums, and the sum of its product with adjoint. */
-void along(const layer *l, float *tangent, const float *adjoint, sums of_tangent, float *result, int threads)
+void along(const layer *l, float *tangent, const float *adjoint, double *of_tangent, float *result, int threads)
 {
-    weights w;
-    gather(l, tangent, adjoint, 0, 1, of_tangent, threads);
-    projection(l, of_tangent, &w);
-    combine(l, tangent, NULL, NULL, &w, 0, 1, result, threads);
+    combination w = {*l, tangent, NULL, NULL, result};
+    gather(gather_along, l, tangent, adjoint, of_tangent, threads);
+    projection(&w, of_tangent);
+    combine(combine_along, &w, threads);
 }
 
-/* As `back`, and what the penalty adds through the statistics. by_scale, by_shift: WIDTH numbers each. */
-void back_twice(const layer *l, float *gradient, const float *adjoint, sums of_adjoint, const float *tangent,
-                sums of_tangent, float *result, float *by_scale, float *by_shift, int threads)
+void back_twice(const layer *l, float *gradient, const float *adjoint, const double *of_adjoint, const float *tangent,
+                const double *of_tangent, float *result, float *by_scale, float *by_shift, int threads)
 {
-    weights w;
-    sums of_gradient;
-    double count = l->rows;
-    gather(l, gradient, NULL, 1, 0, of_gradient, threads);
+    combination w = {*l, gradient, adjoint, tangent, result};
+    double of_gradient[SUMS * WIDTH], count = l->rows;
+    gather(gather_back, l, gradient, NULL, of_gradient, threads);
     for (int c = 0; c < WIDTH; c++) {
-        double rstd = l->rstd[c];
-        double adjoint_dot = of_adjoint[1][c], tangent_dot = of_tangent[1][c];
-        double paired =
-            of_tangent[2][c] - (of_adjoint[0][c] * of_tangent[0][c] + adjoint_dot * tangent_dot) / count;
+        double rstd = l->rstd[c], total = of_gradient[c], dot = of_gradient[WIDTH + c];
+        double adjoint_total = of_adjoint[c], adjoint_dot = of_adjoint[WIDTH + c];
+        double tangent_total = of_tangent[c], tangent_dot = of_tangent[WIDTH + c];
+        double paired = of_tangent[2 * WIDTH + c] - (adjoint_total * tangent_total + adjoint_dot * tangent_dot) / count;
         double by_adjoint = rstd / count * tangent_dot, by_tangent = rstd / count * adjoint_dot;
         double factor = l->scale[c] * rstd;
-        by_scale[c] = of_gradient[1][c] + rstd * paired;
-        by_shift[c] = of_gradient[0][c];
-        double dot = of_gradient[1][c] - 2 * by_adjoint * adjoint_dot;
-        double total = of_gradient[0][c] - by_adjoint * of_adjoint[0][c] - by_tangent * of_tangent[0][c];
+        by_scale[c] = dot + rstd * paired;
+        by_shift[c] = total;
+        dot -= 2 * by_adjoint * adjoint_dot;
+        total -= by_adjoint * adjoint_total + by_tangent * tangent_total;
         w.by_x[c] = factor;
         w.by_adjoint[c] = -factor * by_adjoint;
         w.by_tangent[c] = -factor * by_tangent;
         w.by_raw[c] = -factor * rstd * (dot + paired * rstd) / count;
         w.constant[c] = -factor * total / count;
     }
-    combine(l, gradient, adjoint, tangent, &w, 1, 0, result, threads);
+    combine(combine_back_twice, &w, threads);
 }

@@ -6,6 +6,7 @@ normalisation needs, so that no elementwise map is ever written:
     epilogue      stored                     partial sums of a program, one row each
     plain         out                        -
     statistics    out                        mean, M2 (sum of squares about it), count
+    scores        out                        mean, number of scores that the hinge loss does not ignore, count
     masked        out * mask(z)              sum q, sum q * xh, 0               xh = (z - mean) * rstd
     sums          out                        sum t, sum t * xh, sum t * gradient
 """
@@ -73,6 +74,12 @@ def conv3x3_reference(
         rows = [(q.mean(0), (q - q.mean(0)).square().sum(0)) for q in (out[g].flatten(0, 2) for g in by_group)]
         counts = [torch.full_like(mean, out[g][..., 0].numel()) for g, (mean, _) in zip(by_group, rows, strict=True)]
         return out, torch.stack([torch.stack([*row, n]) for row, n in zip(rows, counts, strict=True)])[:, None]
+    if epilogue.kind == "scores":
+        signs = [1 - 2 * (group // batch.runs) for group in range(groups)]
+        active = [(out[g] * sign < 1).sum((0, 1, 2)).to(out) for g, sign in zip(by_group, signs, strict=True)]
+        means = torch.stack([out[g].mean((0, 1, 2)) for g in by_group])
+        numbers = torch.full_like(means, out[by_group[0]].numel())
+        return out, torch.stack([means, torch.stack(active), numbers], 1)[:, None]
     if epilogue.kind == "plain":
         return out, out.new_empty(groups, 1, 3, out.shape[3])
     assert epilogue.z is not None
@@ -271,14 +278,18 @@ def conv3x3_kernel(
 
         # The sums are of the values that later kernels will read: rounded ones.
         out = tl.where(mask, stored.to(SUMS), 0.0)
-        if WRITE == "statistics":
+        if WRITE == "statistics" or WRITE == "scores":
             # Chan's combination of block means: no difference of large sums (third holds the count so far).
             count = (tl.minimum(BLOCK_HEIGHT, out_height - top) * tl.minimum(BLOCK_WIDTH, out_width - left)).to(SUMS)
             tile_mean = tl.sum(out, 0) / count
-            deviation = tl.where(mask, out - tile_mean[None, :], 0.0)
             change = tile_mean - first
             both = third + count
-            second += tl.sum(deviation * deviation, 0) + change * change * (third * count / both)
+            if WRITE == "scores":
+                active = mask & (out * (1 - 2 * (group // runs)).to(SUMS) < 1)
+                second += tl.sum(tl.where(active, 1.0, 0.0).to(SUMS), 0)
+            else:
+                deviation = tl.where(mask, out - tile_mean[None, :], 0.0)
+                second += tl.sum(deviation * deviation, 0) + change * change * (third * count / both)
             first += change * (count / both)
             third = both
         if WRITE == "masked" or WRITE == "sums":

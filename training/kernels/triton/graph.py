@@ -1,13 +1,15 @@
 """A whole update of critics as one CUDA graph: gradients, running statistics and Adam, in static memory, no host sync.
 
-update = Iterations()      # what makes the updates of ``--kernels triton``
-judged = update(requests)  # copies the images, replays the graph; losses stay on the device
+iteration = CriticIteration(critics, optimizers, images, size, objective)
+iteration.try_capture()                 # from now on a graph, where the device lets it
+losses = iteration(reals, fakes, mixes)  # copies the images, replays the graph; losses stay on the device
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,57 +18,9 @@ from training.adam import capturable
 from training.kernels.triton.step import check, launch_step
 from training.kernels.triton.sums import Running
 from training.networks import Discriminator
-from training.updates import Judged, Request, by_groups
+from training.objectives import Objective
 
 _WARM_UPS = 2  # the first compiles the kernels and makes Adam's state, the second does what the graph will
-
-
-class Iterations:
-    """Updates of critics in Triton: an :data:`training.updates.Update`, with a graph for each set of critics.
-
-    A set that a call does not ask for has ended its scale: its graph goes. Where none can be captured, a warning
-    says why, and every kernel is launched by itself.
-
-    Args:
-        captured: as graphs; without, every kernel is launched by itself.
-    """
-
-    def __init__(self, captured: bool = True) -> None:
-        self.captured = captured
-        self.kept: dict[Hashable, CriticIteration] = {}
-
-    def __call__(self, requests: Sequence[Request]) -> list[Judged]:
-        former, self.kept = self.kept, {}
-
-        def update(runs: Sequence[Request]) -> list[Judged]:
-            key = tuple((r.critic, r.optimizer, r.real.shape, r.penalty_weight, r.shared_norm) for r in runs)
-            iteration = self.kept[key] = former.get(key) or self._iteration(runs)
-            losses = iteration([r.real for r in runs], [r.fake for r in runs], [r.mix for r in runs])
-            return [Judged(distance, penalty) for distance, penalty in losses]
-
-        return by_groups(requests, update)
-
-    def _iteration(self, runs: Sequence[Request]) -> CriticIteration:
-        images, _, height, width = runs[0].real.shape
-        iteration = CriticIteration(
-            [run.critic for run in runs],
-            [run.optimizer for run in runs],
-            images,
-            (height, width),
-            runs[0].penalty_weight,
-            runs[0].shared_norm,
-        )
-        if self.captured:
-            try:
-                iteration.capture()
-            except NotCaptured as reason:
-                self.captured = False
-                warnings.warn(f"no CUDA graph here, every kernel is launched by itself: {reason}", stacklevel=1)
-        return iteration
-
-
-class NotCaptured(Exception):
-    """Why there is no graph, in a line; what was to be captured is as before."""
 
 
 class CriticIteration:
@@ -80,7 +34,7 @@ class CriticIteration:
         optimizers: of each critic's parameters, see :func:`training.adam.adam`; may have made steps already.
         images: N, of each kind.
         size: height and width.
-        penalty_weight, shared_norm: as :func:`training.kernels.triton.step.critic_gradients` takes them.
+        objective: of all critics.
         precision: see :func:`training.kernels.triton.configs.numerics`.
 
     Raises:
@@ -93,8 +47,7 @@ class CriticIteration:
         optimizers: Sequence[torch.optim.Adam],
         images: int,
         size: tuple[int, int],
-        penalty_weight: float,
-        shared_norm: bool = True,
+        objective: Objective,
         precision: str = "ieee",
     ) -> None:
         self.optimizers = list(optimizers)
@@ -102,13 +55,13 @@ class CriticIteration:
         first, runs = self.parameters[0][0].detach(), len(self.parameters)
         self.images = first.new_zeros(2 * runs, images, 3, *size)
         self.real, self.fake = self.images.chunk(2)
-        self.settings = first.new_tensor([[0.0, penalty_weight]] * runs)
+        self.settings = first.new_tensor([[0.0, objective.penalty_weight]] * runs)
         self.layout = check(self.parameters, list(self.real), list(self.fake), [0.0] * runs)
         self.running = [
             _shared([critic.get_submodule(f"blocks.{block}.norm") for critic in critics])
             for block in range(self.layout.depth - 1)
         ]
-        self.shared_norm, self.precision = shared_norm, precision
+        self.objective, self.precision = objective, precision
         self.losses = self.settings
         self.run: Callable[[], None] = self.update
 
@@ -134,8 +87,9 @@ class CriticIteration:
             )
         with torch.cuda.device_of(self.images):
             torch.stack(images, out=self.images)
-            for settings, number in zip(self.settings, mix, strict=True):
-                settings[0].fill_(number)
+            if self.objective.kind == "wgan-gp":
+                for settings, number in zip(self.settings, mix, strict=True):
+                    settings[0].fill_(number)
             self.run()
             return self.losses.clone()
 
@@ -144,7 +98,7 @@ class CriticIteration:
         """What the graph consists of."""
         flat = torch.cat([p.view(-1) for of_run in self.parameters for p in of_run]).view(len(self.parameters), -1)
         launched = launch_step(
-            flat, self.layout, self.real, self.fake, self.settings, self.shared_norm, self.precision, self.running
+            flat, self.layout, self.real, self.fake, self.settings, self.objective, self.precision, self.running
         )
         for of_run, row, optimizer in zip(self.parameters, launched.gradients, self.optimizers, strict=True):
             for parameter, gradient in zip(of_run, self.layout.split(row), strict=True):
@@ -152,11 +106,13 @@ class CriticIteration:
             optimizer.step()
         self.losses = launched.losses
 
-    def capture(self) -> None:
-        """From now on, updates replay a graph.
+    def try_capture(self) -> bool:
+        """From now on updates replay a graph, if the device and its driver let one be captured.
+
+        Returns:
+            Whether they do. Where not, a warning says why, and every kernel is launched by itself.
 
         Raises:
-            NotCaptured: the device or its driver refuses; updates go on without.
             RuntimeError: the update itself fails.
         """
         with torch.cuda.device_of(self.images):
@@ -165,7 +121,10 @@ class CriticIteration:
                 with capturable(self.optimizers):
                     self.run = record(self.update, self.images.device)
             except RuntimeError as error:
-                raise NotCaptured(str(error).partition("\n")[0]) from error
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"no CUDA graph here, every kernel is launched by itself: {reason}", stacklevel=2)
+                return False
+        return True
 
     @torch.no_grad()
     def _rehearse(self) -> None:
@@ -190,16 +149,26 @@ class CriticIteration:
 def record(update: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Captures what an update launches, without running it.
 
+    Args:
+        device: the current one.
+
     Returns:
         What runs it.
 
     Raises:
-        RuntimeError: the device or its driver refuses.
+        RuntimeError: the device or its driver refuses; allocator and stream are as before.
     """
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
-    # The outer context leads back to the current stream also where the inner one fails to end.
-    with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):
-        update()
+    graph, stream, pool = torch.cuda.CUDAGraph(), torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+    try:
+        # The outer context leads back to the current stream also where the inner one fails to end.
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, pool, stream):
+            update()
+    except RuntimeError:
+        # Where a capture cannot be ended, torch up to 2.12 leaves the allocator in it (pytorch#180395).
+        with contextlib.suppress(RuntimeError, AttributeError):  # it is not in it, or this torch has no such function
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        graph.reset()
+        raise
     return graph.replay
 
 

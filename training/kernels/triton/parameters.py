@@ -77,6 +77,11 @@ class Layout:
         return self.offset(self.depth - 1) + self.size(self.depth - 1) + 1
 
     @property
+    def largest(self) -> int:
+        """Number of weights of the largest convolution."""
+        return max(map(self.size, range(self.depth)))
+
+    @property
     def packed(self) -> int:
         """Length of a row of packed weights: padded, so that every run's are as well aligned as the first's."""
         return -(-self.total // 16) * 16
@@ -87,34 +92,38 @@ class Layout:
         return [part.view(shape) for part, shape in zip(row.split(sizes), self.shapes(), strict=True)]
 
 
-def pack_reference(flat: Tensor, layout: Layout) -> Tensor:
+def pack_reference(flat: Tensor, layout: Layout, norms: Tensor | None = None) -> Tensor:
     """The same in plain torch; what no weight fills is 0."""
     packed = flat.new_zeros(len(flat), 2, layout.packed)
     for run, row in enumerate(flat):
         for layer in range(layout.depth):
             begin = layout.offset(layer)
             weight = layout.split(row)[3 * layer]
+            if norms is not None:
+                weight = weight / norms[run, layer]
             forward = weight.permute(2, 3, 1, 0).reshape(-1)
             backward = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1)
             packed[run, :, begin : begin + layout.size(layer)] = torch.stack([forward, backward])
     return packed
 
 
-def pack(flat: Tensor, layout: Layout) -> Tensor:
+def pack(flat: Tensor, layout: Layout, norms: Tensor | None = None) -> Tensor:
     """Weights in the order in which a convolution reads them.
 
     Args:
         flat: (runs, total).
+        norms: (runs, depth), what each convolution's weights are divided by.
 
     Returns:
         (runs, 2, packed): at a layer's offset, [0] its weights as (9, C, C') for the passes forward, [1] flipped as
         (9, C', C) for the passes back.
     """
     packed = flat.new_empty(len(flat), 2, layout.packed)
-    largest = max(layout.size(layer) for layer in range(layout.depth))
     launch_kernel(
-        pack_kernel, (cdiv(largest, _BLOCK), layout.depth, len(flat)), flat, packed,
-        CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total, PACKED=layout.packed, BLOCK=_BLOCK,
+        pack_kernel, (cdiv(layout.largest, _BLOCK), layout.depth, len(flat)),
+        flat, flat if norms is None else norms, packed,
+        CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total, PACKED=layout.packed,
+        DIVIDE=norms is not None, BLOCK=_BLOCK,
     )  # fmt: skip
     return packed
 
@@ -131,14 +140,10 @@ def layer_place(layer, CHANNELS: tl.constexpr, DEPTH: tl.constexpr):
 
 @jit
 def pack_kernel(
-    flat_ptr,
-    packed_ptr,
-    CHANNELS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    TOTAL: tl.constexpr,
-    PACKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    flat_ptr, norms_ptr, packed_ptr,
+    CHANNELS: tl.constexpr, DEPTH: tl.constexpr, TOTAL: tl.constexpr, PACKED: tl.constexpr,
+    DIVIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Grid (blocks, layers, runs)."""
     layer = tl.program_id(1)
     run = tl.program_id(2).to(tl.int64)
@@ -149,6 +154,8 @@ def pack_kernel(
     ci = number // 9 % inputs
     tap = number % 9
     weight = tl.load(flat_ptr + run * TOTAL + offset + number, mask=mask, other=0.0)
+    if DIVIDE:
+        weight /= tl.load(norms_ptr + run * DEPTH + layer)
     start = packed_ptr + run * 2 * PACKED + offset
     tl.store(start + (tap * inputs + ci) * outputs + co, weight, mask=mask)
     tl.store(start + PACKED + ((8 - tap) * outputs + co) * inputs + ci, weight, mask=mask)

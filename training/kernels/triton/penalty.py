@@ -1,4 +1,4 @@
-"""The gradient penalty's two ends: the images at which it is taken, and its derivative by the gradient.
+"""The images of a step, and the gradient penalty's derivative by the gradient at the last of them.
 
 With g the gradient of the scores by the pixels of ``between`` and |g| its norm over a pixel's channels, the penalty is
 the mean of (|g| - 1)^2 over pixels; v = weight * d penalty / dg is the direction of the tangent pass.
@@ -16,32 +16,33 @@ from training.kernels.triton.prologue import Batch
 _BLOCK = 1024
 
 
-def between_reference(real: Tensor, fake: Tensor, settings: Tensor) -> Tensor:
+def arrange_reference(real: Tensor, fake: Tensor, settings: Tensor, kinds: int) -> Tensor:
     """The same in plain torch."""
     mix = settings[:, 0].view(-1, 1, 1, 1, 1)
-    kinds = torch.stack([real, fake, mix * real + (1 - mix) * fake])
-    return kinds.flatten(0, 2).permute(0, 2, 3, 1).contiguous()
+    every = torch.stack([real, fake, mix * real + (1 - mix) * fake][:kinds])
+    return every.flatten(0, 2).permute(0, 2, 3, 1).contiguous()
 
 
-def between(real: Tensor, fake: Tensor, settings: Tensor) -> Tensor:
+def arrange(real: Tensor, fake: Tensor, settings: Tensor, kinds: int) -> Tensor:
     """Lays out the images of a step.
 
     Args:
         real, fake: (runs, N, 3, H, W), contiguous.
         settings: (runs, 2): mix and penalty weight of each run.
+        kinds: 2, or 3 with ``between``.
 
     Returns:
-        (3 runs N, H, W, 3): real, fake and ``mix * real + (1 - mix) * fake``, channels last.
+        (kinds runs N, H, W, 3): real, fake and perhaps ``mix * real + (1 - mix) * fake``, channels last.
     """
     runs, images, _, height, width = real.shape
-    out = real.new_empty(3 * runs * images, height, width, 3)
+    out = real.new_empty(kinds * runs * images, height, width, 3)
     grid = (cdiv(height * width, _BLOCK), runs * images)
-    launch_kernel(between_kernel, grid, real, fake, settings, out, height * width, images, BLOCK=_BLOCK)
+    launch_kernel(arrange_kernel, grid, real, fake, settings, out, height * width, images, KINDS=kinds, BLOCK=_BLOCK)
     return out
 
 
 @jit(do_not_specialize=["pixels", "images"])
-def between_kernel(real_ptr, fake_ptr, settings_ptr, out_ptr, pixels, images, BLOCK: tl.constexpr):
+def arrange_kernel(real_ptr, fake_ptr, settings_ptr, out_ptr, pixels, images, KINDS: tl.constexpr, BLOCK: tl.constexpr):
     """Grid (blocks of pixels, images of one kind)."""
     image = tl.program_id(1).to(tl.int64)
     mix = tl.load(settings_ptr + image // images * 2)
@@ -55,7 +56,8 @@ def between_kernel(real_ptr, fake_ptr, settings_ptr, out_ptr, pixels, images, BL
         target = out_ptr + (image * pixels + pixel) * 3 + channel
         tl.store(target, real, mask=mask)
         tl.store(target + kind, fake, mask=mask)
-        tl.store(target + 2 * kind, mix * real + (1 - mix) * fake, mask=mask)
+        if KINDS == 3:
+            tl.store(target + 2 * kind, mix * real + (1 - mix) * fake, mask=mask)
 
 
 def penalty_reference(gradient: Tensor, settings: Tensor, batch: Batch, reached: int) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,12 @@ what it loads:
     gradient      scale * raw + b * x + c                                 gradient by z, from that by the norm's output
     adjoint       the same + d * tangent + f * gradient                   the same, with the penalty's second order
     penalty       1 on ``between``, 0 elsewhere                           seed of the penalty's input gradient
-    distance      -1/n on ``real``, 1/n on ``fake``, 0 on ``between``     seed of the loss, n scores per kind and run
+    distance      -1/n on ``real``, 1/n on ``fake``, 0 on ``between``     seed of WGAN-GP, n scores per kind and run
+    hinge         -1/n on ``real`` if raw < 1, 1/n on ``fake`` if raw > -1, else 0   seed of the hinge loss
 
-Images are ordered by kind (real, fake, between), then by run, then by number. N images of one kind and one run are a
-lot; lot ``i`` belongs to run ``i % runs`` and is normalised with group ``i % groups``: with shared statistics there is
-one group per run, otherwise one per lot.
+Images are ordered by kind (real, fake and, for a penalty, between), then by run, then by number. N images of one kind
+and one run are a lot; lot ``i`` belongs to run ``i % runs`` and is normalised with group ``i % groups``: with shared
+statistics there is one group per run, otherwise one per lot.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Prologue:
 
     Attributes:
         kind: see the module's table.
-        shape: (B, H, W, C), B a multiple of the batch's images of one kind; the last ones are ``between``.
+        shape: (B, H, W, C), B a multiple of the batch's images of one kind.
         raw, z: maps of that shape.
         norm: (groups, 5, C); line: (groups, 4, C).
         tangent, gradient: (B', H, W, C) of the last B' images; d and f concern only these.
@@ -85,14 +86,17 @@ class Prologue:
 
     def values(self, batch: Batch, dtype: torch.dtype) -> Tensor:
         """The reference: what a kernel must see, as a tensor of ``shape``."""
+        kinds = self.shape[0] // batch.per_kind
+        signs = [0, 0, 1][-kinds:] if self.kind == "penalty" else [-1, 1, 0][:kinds]
+        sign = torch.tensor(signs, dtype=dtype).repeat_interleave(batch.per_kind).view(-1, 1, 1, 1)
+        if self.kind == "penalty":
+            return sign.expand(self.shape)
+        seed = sign / (batch.images * self.shape[1] * self.shape[2])
         if self.raw is None:
-            signs = {"penalty": (0, 0, 1), "distance": (-1, 1, 0)}[self.kind]
-            kinds = self.shape[0] // batch.per_kind
-            per_image = torch.tensor(signs[-kinds:], dtype=dtype).repeat_interleave(batch.per_kind)
-            if self.kind == "distance":
-                per_image = per_image / (batch.images * self.shape[1] * self.shape[2])
-            return per_image.view(-1, 1, 1, 1).expand(self.shape)
+            return seed.expand(self.shape)
         raw = self.raw.to(dtype)
+        if self.kind == "hinge":
+            return torch.where(raw * sign > -1, seed, 0)
         if self.norm is None:
             return raw
         group = torch.arange(len(raw)) // batch.images % self.groups
@@ -128,8 +132,8 @@ def load_coefficients(norm_ptr, line_ptr, group, channel, valid, CHANNELS: tl.co
     c = 0.0
     d = 0.0
     f = 0.0
-    NORMED: tl.constexpr = (KIND != "raw") and ((KIND != "penalty") and (KIND != "distance"))
-    if NORMED:
+    SEED: tl.constexpr = (KIND == "penalty") or ((KIND == "distance") or (KIND == "hinge"))
+    if KIND != "raw" and not SEED:
         mean = load_row(norm_ptr, group * 5, channel, valid, CHANNELS)
         scale = load_row(norm_ptr, group * 5 + 2, channel, valid, CHANNELS)
         shift = load_row(norm_ptr, group * 5 + 3, channel, valid, CHANNELS)
@@ -145,12 +149,12 @@ def load_coefficients(norm_ptr, line_ptr, group, channel, valid, CHANNELS: tl.co
 @jit
 def seed_value(image, total, per_kind, scores, KIND: tl.constexpr, SUMS: tl.constexpr):
     """The seed of an image; 0 for a kind that is none. ``scores``: number of scores of one kind and run."""
-    behind = (total - 1 - image) // per_kind  # 0 for between, 1 for fake, 2 for real
     seed = tl.zeros((), SUMS)
-    if KIND == "penalty":
-        seed = tl.where(behind == 0, 1.0, 0.0).to(SUMS)
-    if KIND == "distance":
-        seed = tl.where(behind == 0, 0.0, tl.where(behind == 1, 1.0, -1.0)).to(SUMS) / scores.to(SUMS)
+    if KIND == "penalty":  # perhaps of the last images alone
+        seed = tl.where(image >= total - per_kind, 1.0, 0.0).to(SUMS)
+    if KIND == "distance" or KIND == "hinge":
+        kind = image // per_kind
+        seed = tl.where(kind == 0, -1.0, tl.where(kind == 1, 1.0, 0.0)).to(SUMS) / scores.to(SUMS)
     return seed
 
 
@@ -169,7 +173,9 @@ def load_values(
         value = tl.where(mask, seed, 0.0)
     else:
         value = tl.load(raw_ptr + offset, mask=mask, other=0.0).to(SUMS)
-        if KIND != "raw":
+        if KIND == "hinge":
+            value = tl.where(tl.where(seed < 0, -value, value) > -1, seed, 0.0)
+        elif KIND != "raw":
             if KIND == "activation":
                 u = (value - mean) * scale + shift
                 value = tl.where(u > 0, u, u * SLOPE)
@@ -181,5 +187,6 @@ def load_values(
                 if KIND == "adjoint":
                     value += d * tl.load(tangent_ptr + offset, mask=reached, other=0.0).to(SUMS)
                     value += f * tl.load(gradient_ptr + offset, mask=reached, other=0.0).to(SUMS)
+        if KIND != "raw":
             value = tl.where(mask, value, 0.0)
     return value

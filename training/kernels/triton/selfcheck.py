@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,30 +27,38 @@ from task_losses.files import write_file
 from training.adam import adam
 from training.cache import kernel_cache
 from training.kernels import reference
+from training.kernels.reference import CriticGradients
 from training.kernels.triton.configs import MOST_CHANNELS, architecture, supported
 from training.kernels.triton.optional import TRITON_INSTALLED
 from training.networks import Discriminator
-from training.updates import Request, Update, explicit_update
+from training.objectives import Objective, spectrally_normalised
 
-# One size at which no activation of the critic is so near LeakyReLU's kink that rounding could move it across, judged
-# strictly; and one that gives every program several tiles, where a few may, which moves a gradient by about 0.1 %.
+# One size at which no activation of the critic is so near LeakyReLU's kink, and no score so near the hinge's, that
+# rounding could move it across, judged strictly; and one that gives every program several tiles, where a few may, which
+# moves a gradient by about 0.1 %.
 _SMALL, _LARGE = (13, 21), (90, 110)
 _STRICT, _LOOSE = 1e-4, 2e-2
-_CASES = ((_SMALL, True, _STRICT), (_SMALL, False, _STRICT), (_LARGE, True, _LOOSE))
+_CASES = ((_SMALL, _STRICT), (_LARGE, _LOOSE))
 _CLEARANCE = 2e-5  # from the kink; rounding to float32 moves an activation by a few 1e-6
 _MIX, _PENALTY_WEIGHT = 0.4, 0.1
 _LR, _BETAS = 1e-2, (0.5, 0.999)  # a step too many or too few moves the parameters by more than any bound above
 
-Case = tuple[tuple[int, int], bool, float]
+_DEPENDS_ON = ("adam.py", "objectives.py", "kernels/operations.py")  # beside the files of this folder
+
+Case = tuple[tuple[int, int], float]
+# Makes one update of a critic by its optimizer, from real and fake (1, 3, H, W); returns the losses before it.
+Update = Callable[[Discriminator, torch.optim.Adam, Tensor, Tensor, Objective], Sequence[Tensor]]
 
 
-def check(device: torch.device, channels: Sequence[int]) -> str | None:
+def check(device: torch.device, channels: Sequence[int], objective: Objective) -> str | None:
     """Why the Triton update must not be used on a device, or None if it agrees with the reference there.
 
-    Takes about a second, and the compiler's time, on the first call for a device, its versions and a width.
+    Takes about a second, and the compiler's time, on the first call for a device, its versions, a width and an
+    objective.
 
     Args:
         channels: widths of the critics.
+        objective: of the critics; with what weight it has a penalty does not matter.
     """
     if not TRITON_INSTALLED:
         return "triton is not installed; it comes with torch's CUDA builds, or from `pip install triton`"
@@ -61,38 +70,72 @@ def check(device: torch.device, channels: Sequence[int]) -> str | None:
         return f"compute capability {architecture(device) / 10} has no tiles here; 8.0 or later is needed"
     if max(channels) > MOST_CHANNELS:
         return f"the kernels take at most {MOST_CHANNELS} channels, the critic has {max(channels)}"
-    from training.kernels.triton.graph import Iterations
-
     path = kernel_cache() / "triton-selfcheck.json"
+    objective = replace(objective, penalty_weight=_PENALTY_WEIGHT)
     for width in sorted(set(channels)):
-        passed, key = _read(path), _key(device, width)
+        passed, key = _read(path), _key(device, width, objective)
         if key not in passed:
-            complaint = disagreement(Iterations(), device, width)
+            complaint = disagreement(by_kernels, device, width, objective)
             if complaint is not None:
                 return complaint
             _remember(path, [*passed, key])
     return None
 
 
-def disagreement(update: Update, device: torch.device, width: int, cases: Sequence[Case] = _CASES) -> str | None:
+def by_kernels(
+    critic: Discriminator, optimizer: torch.optim.Adam, real: Tensor, fake: Tensor, objective: Objective
+) -> Sequence[Tensor]:
+    """The update that training makes: replayed from a graph, where one can be captured."""
+    from training.kernels.triton.graph import CriticIteration
+
+    images, _, height, width = real.shape
+    iteration = CriticIteration([critic], [optimizer], images, (height, width), objective)
+    if real.is_cuda:
+        iteration.try_capture()
+    return iteration([real], [fake], [_MIX])[0].unbind()
+
+
+def by_reference(
+    critic: Discriminator,
+    optimizer: torch.optim.Adam,
+    real: Tensor,
+    fake: Tensor,
+    objective: Objective,
+    gradients: Callable[..., CriticGradients] = reference.critic_gradients,
+) -> Sequence[Tensor]:
+    """The same by a function like :func:`training.kernels.reference.critic_gradients`."""
+    parameters = list(critic.parameters())
+    result = gradients(parameters, real, fake, _MIX, objective)
+    for parameter, gradient in zip(parameters, result.parameters, strict=True):
+        parameter.grad = gradient
+    norms = [module for module in critic.modules() if isinstance(module, nn.BatchNorm2d)]
+    members = objective.kinds if objective.shared_norm else 1
+    pixels = [(real.shape[2] - 2 * depth) * (real.shape[3] - 2 * depth) for depth in range(1, len(norms) + 1)]
+    reference.update_running_statistics(norms, result.statistics, [members * len(real) * each for each in pixels])
+    optimizer.step()
+    return result.distance, result.penalty
+
+
+def disagreement(
+    update: Update, device: torch.device, width: int, objective: Objective, cases: Sequence[Case] = _CASES
+) -> str | None:
     """Where an update in float32 differs from the reference in float64 by more than rounding, or None.
 
     Args:
         width: of the critic.
-        cases: size of the images, shared_norm, and the largest relative error allowed.
+        cases: size of the images, and the largest relative error allowed.
     """
-    exact = explicit_update(reference.critic_gradients_of_runs)
-    for size, shared_norm, bound in cases:
-        right = outcome(exact, size, shared_norm, width, device, torch.float64)
+    for size, bound in cases:
+        right = outcome(by_reference, size, width, objective, device, torch.float64)
         try:
-            result = outcome(update, size, shared_norm, width, device, torch.float32)
+            result = outcome(update, size, width, objective, device, torch.float32)
             error, name = worst(result, right)
         except Exception as problem_there:  # a compiler, driver or launch that fails is a reason like any other
             return f"the kernels do not run here: {type(problem_there).__name__}: {problem_there}"
         if not error <= bound:
             return (
                 f"the kernels are wrong here: {name} differs from the reference by {error:.1e} of its size, allowed "
-                f"{bound:.0e} ({width} channels, images {size[0]}x{size[1]}, shared_norm={shared_norm})"
+                f"{bound:.0e} ({width} channels, images {size[0]}x{size[1]}, {objective})"
             )
     return None
 
@@ -113,10 +156,15 @@ class Outcome(NamedTuple):
 
 
 def outcome(
-    update: Update, size: tuple[int, int], shared_norm: bool, width: int, device: torch.device, dtype: torch.dtype
+    update: Update,
+    size: tuple[int, int],
+    width: int,
+    objective: Objective,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Outcome:
     """Of an update of :func:`problem`, with running statistics that begin at 0."""
-    start, real, fake = problem(size, shared_norm, width)
+    start, real, fake = problem(size, width, objective)
     critic = Discriminator(width).to(device, dtype)
     parameters = list(critic.parameters())
     with torch.no_grad():
@@ -126,15 +174,13 @@ def outcome(
             buffer.zero_()
     expected = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
     optimizer = adam(parameters, _LR, _BETAS)
-    real, fake = real.to(device, dtype), fake.to(device, dtype)
-    (judged,) = update([Request(critic, optimizer, real, fake, _MIX, _PENALTY_WEIGHT, shared_norm)])
+    distance, penalty = update(critic, optimizer, real.to(device, dtype), fake.to(device, dtype), objective)
 
-    values = {"the distance": judged.distance, "the penalty": judged.penalty}
+    values = {"the distance": distance, "the penalty": penalty}
     for index, (parameter, copy) in enumerate(zip(parameters, expected, strict=True)):
         assert parameter.grad is not None
         copy.grad = parameter.grad.clone()
         values[f"the gradient of parameter {index}"] = copy.grad
-    del values[f"the gradient of parameter {len(parameters) - 1}"]  # the last bias's is exactly 0
     for block, norm in enumerate(module for module in critic.modules() if isinstance(module, nn.BatchNorm2d)):
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             values[f"{name} of block {block}"] = norm.get_buffer(name).double()
@@ -143,10 +189,10 @@ def outcome(
     return Outcome(values, updated, stepped)
 
 
-def problem(size: tuple[int, int], shared_norm: bool, width: int) -> tuple[list[Tensor], Tensor, Tensor]:
+def problem(size: tuple[int, int], width: int, objective: Objective) -> tuple[list[Tensor], Tensor, Tensor]:
     """Parameters of a critic, and images (1, 3, H, W), in float64; the same on every call."""
     drawn = (_draw(size, width, seed) for seed in itertools.count())
-    return next(each for each in drawn if size != _SMALL or _clear_of_the_kink(*each, shared_norm))
+    return next(each for each in drawn if size != _SMALL or _clear_of_kinks(*each, objective))
 
 
 def _draw(size: tuple[int, int], width: int, seed: int) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -166,39 +212,49 @@ def _draw(size: tuple[int, int], width: int, seed: int) -> tuple[list[Tensor], T
     return parameters, real, 0.5 * fake.square()
 
 
-def _clear_of_the_kink(parameters: list[Tensor], real: Tensor, fake: Tensor, shared_norm: bool) -> bool:
-    batches = [real, fake, _MIX * real + (1 - _MIX) * fake]
-    for x in [torch.cat(batches)] if shared_norm else batches:
-        for weight, scale, shift in zip(*(parameters[i:-2:3] for i in range(3)), strict=True):
+def _clear_of_kinks(parameters: list[Tensor], real: Tensor, fake: Tensor, objective: Objective) -> bool:
+    if objective.spectral_norm:
+        numbered = {str(index): parameter for index, parameter in enumerate(parameters)}
+        parameters = list(spectrally_normalised(numbered).values())
+    *blocks, last, bias = parameters
+    kinds = [real, fake, _MIX * real + (1 - _MIX) * fake][: objective.kinds]
+    for x in [torch.cat(kinds)] if objective.shared_norm else kinds:
+        for weight, scale, shift in zip(*(blocks[i::3] for i in range(3)), strict=True):
             u = F.batch_norm(F.conv2d(x, weight), None, None, scale, shift, training=True)
             if u.abs().min() < _CLEARANCE:
                 return False
             x = F.leaky_relu(u, SLOPE)
+        scores = F.conv2d(x, last, bias)
+        if objective.kind == "hinge" and (scores.abs() - 1).abs().min() < _CLEARANCE:
+            return False
     return True
 
 
 def worst(result: Outcome, right: Outcome) -> tuple[float, str]:
-    """The largest relative error of a result, by Euclidean norm, and of what it is; NaN counts as the largest."""
+    """The largest relative error of a result, by Euclidean norm, and of what it is; NaN counts as the largest.
+
+    What must be 0 has an absolute one.
+    """
     errors = [(_relative(result.values[name], value), name) for name, value in right.values.items()]
     errors.append((_relative(result.parameters, result.stepped), "what Adam made of the parameters"))
     return max(errors, key=lambda error: float("inf") if error[0] != error[0] else error[0])
 
 
 def _relative(a: Tensor, b: Tensor) -> float:
-    return float(torch.linalg.vector_norm(a.double() - b) / torch.linalg.vector_norm(b))
+    return float(torch.linalg.vector_norm(a.double() - b) / (torch.linalg.vector_norm(b).item() or 1))
 
 
-def _key(device: torch.device, width: int) -> str:
+def _key(device: torch.device, width: int, objective: Objective) -> str:
     """Everything that a pass depends on."""
     import triton
 
-    folder = Path(__file__).parent
-    sources = [*sorted(folder.glob("*.py")), folder.with_name("adam.py")]
+    folder, training = Path(__file__).parent, Path(__file__).parents[2]
+    sources = [*sorted(folder.glob("*.py")), *(training / name for name in _DEPENDS_ON)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     name, capability = torch.cuda.get_device_name(device), architecture(device)
     return (
         f"{name}, {capability / 10}, torch {torch.__version__}, CUDA {torch.version.cuda}, "
-        f"triton {triton.__version__}, files {digest}, {width} channels"
+        f"triton {triton.__version__}, files {digest}, {width} channels, {objective}"
     )
 
 

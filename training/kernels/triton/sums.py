@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,23 +129,15 @@ def fold_statistics_kernel(
             tl.store(batches_ptr + run, tl.load(batches_ptr + run) + KINDS)
 
 
-@dataclass(frozen=True)
-class SecondOrder:
-    """What the penalty's two passes over a block leave for the last pass.
-
-    Attributes:
-        gradient, tangent: sums (runs, 3, C) of the input-gradient and of the tangent pass, by fold_sums.
-        flat: (runs, total), gets the gradients by the block's scale and shift at ``offset``.
-    """
+class SecondOrder(NamedTuple):
+    """Sums (runs, 3, C) of a block that the penalty's two passes leave for the last pass, by fold_sums."""
 
     gradient: Tensor
     tangent: Tensor
-    flat: Tensor
-    offset: int
 
 
 def fold_sums_reference(
-    sums: Tensor, norm: Tensor, count: int, second: SecondOrder | None = None
+    sums: Tensor, norm: Tensor, count: int, into: Tensor | None = None, second: SecondOrder | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same in plain torch."""
     total = sums.sum(1)
@@ -152,30 +145,34 @@ def fold_sums_reference(
     _, rstd, scale, _, _ = norm.unbind(1)
     b, c = -scale * rstd * s1 / count, -scale * s0 / count
     d, f = torch.zeros_like(b), torch.zeros_like(b)
+    runs, channels = len(b) if into is None else len(into), b.shape[1]
+    by_scale, by_shift = (s.view(-1, runs, channels).sum(0) for s in (s1, s0))
     if second is not None:
-        runs, _, channels = second.gradient.shape
         g0, g1, _ = second.gradient.unbind(1)
         t0, t1, paired = second.tangent.unbind(1)
         moved = paired - (g0 * t0 + g1 * t1) / count
-        by_scale, by_shift = (s.view(-1, runs, channels).sum(0) for s in (s1, s0))
-        second.flat[:, second.offset : second.offset + channels] = by_scale + rstd[-runs:] * moved
-        second.flat[:, second.offset + channels : second.offset + 2 * channels] = by_shift
+        by_scale += rstd[-runs:] * moved
         factor = rstd[-runs:] * scale[-runs:] / count
         b[-runs:] += rstd[-runs:] * factor * (2 * g1 * t1 / count - moved)
         c[-runs:] += factor * (t1 * g0 + g1 * t0) / count
         d[-runs:] = -factor * g1
         f[-runs:] = -factor * t1
+    if into is not None:
+        into[:, : 2 * channels] = torch.cat([by_scale, by_shift], 1)
     return torch.stack([b, c, d, f], 1), total
 
 
-def fold_sums(sums: Tensor, norm: Tensor, count: int, second: SecondOrder | None = None) -> tuple[Tensor, Tensor]:
+def fold_sums(
+    sums: Tensor, norm: Tensor, count: int, into: Tensor | None = None, second: SecondOrder | None = None
+) -> tuple[Tensor, Tensor]:
     """Coefficients of BatchNorm's derivatives; the formulas are in docs/kernels.md.
 
     Args:
         sums: (groups, programs, 3, C) of conv3x3 with the epilogue ``masked`` or ``sums``.
         norm: (groups, 5, C).
         count: numbers per channel that are normalised together.
-        second: adds the penalty's second-order terms, to the last ``runs`` groups.
+        into: (runs, 2 C or more), rows at any stride: gets the gradients by the block's scale and by its shift.
+        second: adds the penalty's second-order terms, to the last ``runs`` groups; goes with ``into``.
 
     Returns:
         Coefficients (groups, 4, C): b, c, d, f of the next prologue; and the sums, (groups, 3, C).
@@ -183,24 +180,24 @@ def fold_sums(sums: Tensor, norm: Tensor, count: int, second: SecondOrder | None
     groups, programs, _, channels = sums.shape
     line = sums.new_empty(groups, LINE_ROWS, channels)
     total = sums.new_empty(groups, 3, channels)
-    runs = groups if second is None else len(second.flat)
+    runs = groups if into is None else len(into)
     launch_kernel(
         fold_sums_kernel, (runs, cdiv(channels, _CHANNELS)),
         sums, norm, line, total,
         sums if second is None else second.gradient,
         sums if second is None else second.tangent,
-        sums if second is None else second.flat[:, second.offset :],
-        programs, count, 0 if second is None else second.flat.stride(0),
-        CHANNELS=channels, KINDS=groups // runs, SECOND=second is not None,
+        sums if into is None else into,
+        programs, count, 0 if into is None else into.stride(0),
+        CHANNELS=channels, KINDS=groups // runs, GRADIENTS=into is not None, SECOND=second is not None,
         ROWS=_ROWS, BLOCK=_CHANNELS, SUMS=kernel_dtype(sums.dtype), registers=MOST_REGISTERS,
     )  # fmt: skip
     return line, total
 
 
-@jit(do_not_specialize=["programs", "count", "flat_stride"])
+@jit(do_not_specialize=["programs", "count", "stride"])
 def fold_sums_kernel(
-    sums_ptr, norm_ptr, line_ptr, total_ptr, gradient_ptr, tangent_ptr, flat_ptr, programs, count, flat_stride,
-    CHANNELS: tl.constexpr, KINDS: tl.constexpr, SECOND: tl.constexpr,
+    sums_ptr, norm_ptr, line_ptr, total_ptr, gradient_ptr, tangent_ptr, into_ptr, programs, count, stride,
+    CHANNELS: tl.constexpr, KINDS: tl.constexpr, GRADIENTS: tl.constexpr, SECOND: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """Grid (runs, blocks of channels)."""
@@ -253,9 +250,9 @@ def fold_sums_kernel(
         tl.store(kept, s0, mask=valid)
         tl.store(kept + CHANNELS, s1, mask=valid)
         tl.store(kept + 2 * CHANNELS, s2, mask=valid)
-    if SECOND:
-        tl.store(flat_ptr + run * flat_stride + channel, by_scale, mask=valid)
-        tl.store(flat_ptr + run * flat_stride + CHANNELS + channel, by_shift, mask=valid)
+    if GRADIENTS:
+        tl.store(into_ptr + run * stride + channel, by_scale, mask=valid)
+        tl.store(into_ptr + run * stride + CHANNELS + channel, by_shift, mask=valid)
 
 
 def fold_weights_reference(partial: Tensor, flat: Tensor, layout: Layout) -> None:
@@ -263,7 +260,6 @@ def fold_weights_reference(partial: Tensor, flat: Tensor, layout: Layout) -> Non
     for layer in range(layout.depth):
         place = slice(layout.offset(layer), layout.offset(layer) + layout.size(layer))
         flat[:, place] = partial[..., place].sum(1)
-    flat[:, -1] = 0
 
 
 def fold_weights(partial: Tensor, flat: Tensor, layout: Layout) -> None:
@@ -271,12 +267,10 @@ def fold_weights(partial: Tensor, flat: Tensor, layout: Layout) -> None:
 
     Args:
         partial: (runs, programs, total).
-        flat: (runs, total), gets the gradients of all convolutions' weights and of the last bias, which is exactly 0:
-            it moves the scores of real and fake alike, and no gradient by a pixel.
+        flat: (runs, total), gets the gradients of all convolutions' weights.
     """
-    largest = max(layout.size(layer) for layer in range(layout.depth)) + 1
     launch_kernel(
-        fold_weights_kernel, (cdiv(largest, _NUMBERS), layout.depth, len(flat)),
+        fold_weights_kernel, (cdiv(layout.largest, _NUMBERS), layout.depth, len(flat)),
         partial, flat, partial.shape[1],
         CHANNELS=layout.channels, DEPTH=layout.depth, TOTAL=layout.total,
         BLOCK=_NUMBERS, SUMS=kernel_dtype(partial.dtype),
@@ -293,54 +287,64 @@ def fold_weights_kernel(
     run = tl.program_id(2).to(tl.int64)
     inputs, outputs, offset = layer_place(layer, CHANNELS, DEPTH)
     number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    size = 9 * inputs * outputs
-    weights = number < size
+    mask = number < 9 * inputs * outputs
     row_ptr = partial_ptr + run * programs * TOTAL + offset + number
     total = tl.zeros((BLOCK,), SUMS)
     for _ in tl.range(0, programs, num_stages=4):
-        total += tl.load(row_ptr, mask=weights, other=0.0)
+        total += tl.load(row_ptr, mask=mask, other=0.0)
         row_ptr += TOTAL
-    bias = tl.where(layer == DEPTH - 1, 1, 0)
-    tl.store(flat_ptr + run * TOTAL + offset + number, total, mask=number < size + bias)
+    tl.store(flat_ptr + run * TOTAL + offset + number, total, mask=mask)
 
 
-def fold_losses_reference(scores: Tensor, penalties: Tensor, pixels: int) -> Tensor:
+def fold_losses_reference(scores: Tensor, flat: Tensor, penalties: Tensor | None, pixels: int) -> Tensor:
     """The same in plain torch."""
-    means, _, counts = scores[..., 0].unbind(2)
-    real, fake, _ = ((means * counts).sum(1) / counts.sum(1)).chunk(3)
-    return torch.stack([real - fake, penalties.sum(1) / pixels], 1)
+    means, active, counts = scores[..., 0].view(-1, len(flat), *scores.shape[1:3]).unbind(3)
+    real, fake, *_ = (means * counts).sum(2) / counts.sum(2)
+    if penalties is not None:
+        flat[:, -1] = 0
+        return torch.stack([real - fake, penalties.sum(1) / pixels], 1)
+    shares = active.sum(2) / counts.sum(2)
+    flat[:, -1] = shares[1] - shares[0]
+    return torch.stack([real - fake, torch.zeros_like(real)], 1)
 
 
-def fold_losses(scores: Tensor, penalties: Tensor, pixels: int) -> Tensor:
-    """The losses of each run.
+def fold_losses(scores: Tensor, flat: Tensor, penalties: Tensor | None, pixels: int) -> Tensor:
+    """The losses of each run, and the gradient by the last bias.
+
+    That of WGAN-GP is exactly 0: the bias moves the scores of real and fake alike, and no gradient by a pixel. That of
+    the hinge loss counts the scores that it does not ignore.
 
     Args:
-        scores: (3 runs, programs, 3, 1) of the last conv3x3 with the epilogue ``statistics``.
-        penalties: (runs, rows) of the penalty.
+        scores: (kinds runs, programs, 3, 1) of the last conv3x3, with the epilogue ``scores``.
+        flat: (runs, total), gets the gradient by the bias in its last column.
+        penalties: (runs, rows) of the penalty, or None.
         pixels: number of pixels that the penalty is the mean of.
 
     Returns:
         (runs, 2): distance and penalty.
     """
-    runs, rows = penalties.shape
-    losses = penalties.new_empty(runs, 2)
+    losses = flat.new_empty(len(flat), 2)
     launch_kernel(
-        fold_losses_kernel, (runs,), scores, penalties, losses, scores.shape[1], rows, pixels,
-        BLOCK=256, SUMS=kernel_dtype(penalties.dtype),
+        fold_losses_kernel, (len(flat),), scores, scores if penalties is None else penalties, losses, flat[:, -1:],
+        scores.shape[1], 0 if penalties is None else penalties.shape[1], pixels, flat.stride(0),
+        PENALTY=penalties is not None, BLOCK=256, SUMS=kernel_dtype(flat.dtype),
     )  # fmt: skip
     return losses
 
 
-@jit(do_not_specialize=["programs", "rows", "pixels"])
+@jit(do_not_specialize=["programs", "rows", "pixels", "stride"])
 def fold_losses_kernel(
-    scores_ptr, penalties_ptr, losses_ptr, programs, rows, pixels, BLOCK: tl.constexpr, SUMS: tl.constexpr
-):
+    scores_ptr, penalties_ptr, losses_ptr, bias_ptr, programs, rows, pixels, stride,
+    PENALTY: tl.constexpr, BLOCK: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
     """Grid (runs,)."""
     run = tl.program_id(0)
     row = tl.arange(0, BLOCK)
     distance = tl.zeros((), SUMS)
+    by_bias = tl.zeros((), SUMS)
     for kind in tl.static_range(2):
         total = tl.zeros((BLOCK,), SUMS)
+        active = tl.zeros((BLOCK,), SUMS)
         count = tl.zeros((BLOCK,), SUMS)
         for start in tl.range(0, programs, BLOCK, num_stages=1):
             mask = start + row < programs
@@ -348,10 +352,15 @@ def fold_losses_kernel(
             n = tl.load(place + 2, mask=mask, other=0.0)
             total += tl.load(place, mask=mask, other=0.0) * n
             count += n
+            if not PENALTY:
+                active += tl.load(place + 1, mask=mask, other=0.0)
         distance += tl.sum(total, 0) / tl.sum(count, 0) * (1 - 2 * kind)
+        by_bias -= tl.sum(active, 0) / tl.sum(count, 0) * (1 - 2 * kind)
     penalty = tl.zeros((BLOCK,), SUMS)
-    for start in tl.range(0, rows, BLOCK, num_stages=1):
-        mask = start + row < rows
-        penalty += tl.load(penalties_ptr + run * rows + start + row, mask=mask, other=0.0)
+    if PENALTY:
+        for start in tl.range(0, rows, BLOCK, num_stages=1):
+            mask = start + row < rows
+            penalty += tl.load(penalties_ptr + run * rows + start + row, mask=mask, other=0.0)
     tl.store(losses_ptr + run * 2, distance)
     tl.store(losses_ptr + run * 2 + 1, tl.sum(penalty, 0) / pixels.to(SUMS))
+    tl.store(bias_ptr + run * stride, by_bias)

@@ -10,33 +10,33 @@ import torch
 
 from training.kernels.triton.configs import ARCHITECTURES
 from training.kernels.triton.launch import Started, watch
+from training.kernels.triton.optional import tl
 from training.kernels.triton.parameters import Layout
 from training.kernels.triton.step import launch_step
 from training.kernels.triton.sums import Running
+from training.objectives import Objective
 
 _DEPTH = 5
-_CASES = (  # channels, precision, shared statistics
-    (32, "ieee", True),
-    (32, "tf32", True),
-    (32, "bf16", True),
-    (64, "ieee", True),
-    (64, "tf32", True),
-    (64, "bf16", True),
-    (32, "tf32", False),
-    (8, "ieee", True),
-    (16, "ieee", True),
-    (24, "ieee", True),
-    (48, "ieee", True),
-)
+_WGAN_GP, _HINGE = Objective("wgan-gp"), Objective("hinge", spectral_norm=True)
+_CASES = [  # channels, precision, objective
+    *((channels, "ieee", objective) for channels in (8, 16, 24, 32, 48, 64) for objective in (_WGAN_GP, _HINGE)),
+    *((channels, precision, _WGAN_GP) for channels in (32, 64) for precision in ("tf32", "bf16")),
+    *((32, precision, _HINGE) for precision in ("tf32", "bf16")),
+    *((32, "tf32", replace(objective, shared_norm=False)) for objective in (_WGAN_GP, _HINGE)),
+    (32, "ieee", replace(_HINGE, spectral_norm=False)),
+]
+_TELLING = ("CHANNELS", "KINDS", "GRADIENTS", "SECOND", "STILL", "DIVIDE", "PENALTY")  # of kernels without products
 _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
 # One or two of each file: those that use most registers and shared memory stand for the others in the default tests.
 _REPRESENTATIVE = (
     "conv3x3 adjoint>masked 32>32 tf32",
     "conv3x3 adjoint>masked 24>24 ieee",  # what training takes, and a width whose channels are masked
     "wgrad activation*adjoint 32>32 tf32",
-    "fold_sums channels 32 kinds 1 second True",
+    "wgrad activation*gradient 64>64 ieee",
+    "fold_sums channels 32 kinds 1 gradients True second True",
     "penalty still 2",
-    "pack channels 32",
+    "pack channels 32 divide True",
+    "units channels 32",
 )
 
 
@@ -73,8 +73,8 @@ def variants() -> list[Variant]:
     """All launches of steps of ``_CASES``, each once, with the architectures that compile it so."""
     found: dict[str, Variant] = {}
     for arch in ARCHITECTURES:
-        for channels, precision, shared_norm in _CASES:
-            for started in _launches(channels, precision, shared_norm, arch):
+        for channels, precision, objective in _CASES:
+            for started in _launches(channels, precision, objective, arch):
                 variant = _variant(started, precision, arch)
                 known = found.setdefault(variant.name, variant)
                 if arch not in known.architectures:
@@ -82,7 +82,7 @@ def variants() -> list[Variant]:
     return list(found.values())
 
 
-def _launches(channels: int, precision: str, shared_norm: bool, arch: int) -> list[Started]:
+def _launches(channels: int, precision: str, objective: Objective, arch: int) -> list[Started]:
     layout, seen = Layout(channels, _DEPTH), list[Started]()
     empty = torch.device("meta")
     image = torch.empty(1, 1, 3, 40, 50, device=empty)
@@ -91,18 +91,16 @@ def _launches(channels: int, precision: str, shared_norm: bool, arch: int) -> li
     with watch(seen.append):
         launch_step(
             torch.empty(1, layout.total, device=empty), layout, image, image, torch.empty(1, 2, device=empty),
-            shared_norm, precision, running, arch,
+            objective, precision, running, arch,
         )  # fmt: skip
     return seen
 
 
 def _variant(started: Started, precision: str, arch: int) -> Variant:
     constexprs = started.constexprs
-    products = "PRECISION" in constexprs
-    name = _name(started, precision)
-    tile = (
-        f" {constexprs['BLOCK_HEIGHT']}x{constexprs['BLOCK_WIDTH']} w{started.options['num_warps']}" if products else ""
-    )
+    name, tile = _name(started, precision), ""
+    if "BLOCK_HEIGHT" in constexprs:
+        tile = f" {constexprs['BLOCK_HEIGHT']}x{constexprs['BLOCK_WIDTH']} w{started.options['num_warps']}"
     return Variant(
         name=name + tile,
         kernel=started.kernel,
@@ -114,7 +112,7 @@ def _variant(started: Started, precision: str, arch: int) -> Variant:
         warps=started.options["num_warps"],
         registers=started.options.get("maxnreg"),
         stages=constexprs.get("STAGES", 1),
-        tensor_core=products and precision != "ieee",
+        tensor_core=constexprs.get("PRECISION") in ("tf32", "tf32x3") or constexprs.get("OPERAND") == tl.bfloat16,
         architectures=(arch,),
         representative=name in _REPRESENTATIVE,
     )
@@ -129,5 +127,10 @@ def _name(started: Started, precision: str) -> str:
     elif kernel == "wgrad":
         kernel += f" {values['READ']}*{values['GRADIENT']} {values['INPUTS']}>{values['OUTPUTS']} {precision}"
     else:
-        kernel += "".join(f" {k.lower()} {values[k]}" for k in ("CHANNELS", "KINDS", "SECOND", "STILL") if k in values)
+        kernel += "".join(f" {name.lower()} {values[name]}" for name in _TELLING if name in values)
     return kernel
+
+
+def launches_on(arch: int) -> list[Started]:
+    """Every launch of those steps, with its arguments on no device: to be compiled as the launch itself would be."""
+    return [started for case in _CASES for started in _launches(*case, arch)]

@@ -1,8 +1,8 @@
 """Gradient of a 3x3 convolution's weight: dW[tap] = sum over pixels of input[pixel + tap] * gradient[pixel].
 
-One launch adds the two terms that a layer's weight gets in the critic's step, the loss's own and the penalty's
-(tangent of the input times the input-gradient pass's gradient). Each is given by two prologues, so neither activations
-nor gradients are ever stored.
+One launch adds the terms that a layer's weight gets in the critic's step: the loss's own, and a penalty's (tangent of
+the input times the input-gradient pass's gradient). Each is given by two prologues, so neither activations nor
+gradients are ever stored.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _INTEGERS = [
 Pair = tuple[Prologue, Prologue]  # input (B, H, W, C) and gradient (B, H - 2, W - 2, C')
 
 
-def wgrad_reference(loss: Pair, penalty: Pair, batch: Batch, numerics: Numerics) -> Tensor:
+def wgrad_reference(loss: Pair, penalty: Pair | None, batch: Batch, numerics: Numerics) -> Tensor:
     """The same in plain torch: (runs, C', C, 3, 3)."""
     result = None
-    for pair in (loss, penalty):
+    for pair in (loss,) if penalty is None else (loss, penalty):
         x, gradient = (p.values(batch, numerics.sums) for p in pair)
         run = torch.arange(len(x)) // batch.images % batch.runs
         windows = x.unfold(1, 3, 1).unfold(2, 3, 1)
@@ -42,18 +42,18 @@ def wgrad_reference(loss: Pair, penalty: Pair, batch: Batch, numerics: Numerics)
 
 
 def wgrad(
-    loss: Pair, penalty: Pair, partial: Tensor, offset: int, batch: Batch, numerics: Numerics, tiles: Tiles
+    loss: Pair, penalty: Pair | None, partial: Tensor, offset: int, batch: Batch, numerics: Numerics, tiles: Tiles
 ) -> None:
     """Writes partial sums of a weight's gradient; fold_weights adds them.
 
     Args:
         loss: the loss's own term: prologues of the layer's input and of the gradient by its output.
         penalty: the penalty's term: tangent of the input, and gradient of the input-gradient pass. May cover fewer
-            images, the last ones.
+            images, the last ones. None: there is no penalty.
         partial: (runs, programs, numbers): row ``p`` of a run gets program p's share of the weight's (C', C, 3, 3)
             numbers, from ``offset`` on.
     """
-    (x, gradient), (tangent, tangent_gradient) = loss, penalty
+    (x, gradient), (tangent, tangent_gradient) = loss, penalty or (_NOTHING, _NOTHING)
     _, height, width, inputs = x.shape
     outputs = gradient.shape[3]
     unused = partial
@@ -106,6 +106,9 @@ def constants(
     }
 
 
+_NOTHING = Prologue("nothing", (0,))
+
+
 def _without_tangent(prologue: Prologue, unused: Tensor) -> tuple[Tensor, ...]:
     raw, z, _, _, norm, line = prologue.pointers(unused)
     return raw, z, norm, line
@@ -138,13 +141,14 @@ def wgrad_kernel(
         INPUTS, OUTPUTS, INPUT_BLOCK, OUTPUT_BLOCK, BLOCK_HEIGHT, BLOCK_WIDTH,
         READ, GRADIENT, SLOPE, OPERAND, PRECISION, SUMS,
     )  # fmt: skip
-    left, centre, right = _accumulate(
-        left, centre, right, t_raw_ptr, t_z_ptr, t_norm_ptr, t_line_ptr,
-        tg_raw_ptr, tg_z_ptr, tg_raw_ptr, tg_raw_ptr, tg_norm_ptr, tg_line_ptr,
-        height, width, images, runs, tangent_total, first_tangent, tangent_norms, tangent_gradient_norms,
-        INPUTS, OUTPUTS, INPUT_BLOCK, OUTPUT_BLOCK, BLOCK_HEIGHT, BLOCK_WIDTH,
-        TANGENT, TANGENT_GRADIENT, SLOPE, OPERAND, PRECISION, SUMS,
-    )  # fmt: skip
+    if TANGENT != "nothing":
+        left, centre, right = _accumulate(
+            left, centre, right, t_raw_ptr, t_z_ptr, t_norm_ptr, t_line_ptr,
+            tg_raw_ptr, tg_z_ptr, tg_raw_ptr, tg_raw_ptr, tg_norm_ptr, tg_line_ptr,
+            height, width, images, runs, tangent_total, first_tangent, tangent_norms, tangent_gradient_norms,
+            INPUTS, OUTPUTS, INPUT_BLOCK, OUTPUT_BLOCK, BLOCK_HEIGHT, BLOCK_WIDTH,
+            TANGENT, TANGENT_GRADIENT, SLOPE, OPERAND, PRECISION, SUMS,
+        )  # fmt: skip
 
     ci = tl.arange(0, INPUT_BLOCK)[:, None]
     co = tl.arange(0, OUTPUT_BLOCK)[None, :]

@@ -1,0 +1,104 @@
+"""A step of a network's training, as far as the loss goes: forward, and backward to the prediction.
+
+Ours beside trunks of VGG16 and AlexNet. Random weights cost what trained ones cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss
+from training.bench.cost.kernels import captured
+from training.bench.cost.memory import peak_memory
+from training.bench.cost.timing import Step, launches, median_milliseconds, tf32
+from training.bench.device.work import Work
+from training.bench.trunks import TrunkLoss, alexnet, vgg16
+
+SHAPES = ((8, 3, 96, 96), (16, 3, 128, 128), (1, 3, 512, 512), (1, 3, 1024, 1024))
+SMALL = ((1, 3, 64, 72),)
+
+
+LOSSES: dict[str, Callable[[], nn.Module]] = {
+    "JPEGLoss": lambda: JPEGLoss(pretrained=False),
+    "SRLoss": lambda: SRLoss(pretrained=False),
+    "VGG16, 4 blocks": lambda: TrunkLoss(vgg16()),
+    "DenoiseLoss": lambda: DenoiseLoss(pretrained=False),
+    "AlexNet": lambda: TrunkLoss(alexnet()),
+}
+
+
+def step_of(loss: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], device: torch.device) -> Step:
+    """What does a step's work; on a device it waits for nothing."""
+    draws = torch.Generator().manual_seed(0)
+    pred, target = (torch.rand(shape, generator=draws).to(device) for _ in range(2))
+    pred.requires_grad_()
+
+    def step() -> None:
+        pred.grad = None
+        loss(pred, target).backward()
+
+    return step
+
+
+def _cases(work: Work, mode: str) -> Iterator[tuple[dict[str, Any], nn.Module, tuple[int, ...]]]:
+    """What identifies each case, its loss and its shape; TF32 is set. Without time left a row says so, and no more."""
+    names = ("JPEGLoss", "AlexNet") if work.small else tuple(LOSSES)
+    for allowed in (False,) if work.small else (False, True):
+        with tf32(allowed):
+            for shape in SMALL if work.small else SHAPES:
+                for name in names:
+                    case = {"mode": mode, "loss": name, "shape": shape, "tf32": allowed}
+                    if work.left() < 1.5:
+                        work.add(**case, skipped="no time was left for this and those behind it")
+                        return
+                    torch.manual_seed(0)
+                    yield case, LOSSES[name]().to(work.device), shape
+
+
+def eager(work: Work) -> None:
+    for case, loss, shape in _cases(work, "eager"):
+        with work.noted(**case) as row:
+            step = step_of(loss, shape, work.device)
+            row["ms"] = median_milliseconds(step, work.device)
+            row["megabytes"] = peak_memory(step, work.device)
+
+
+def graph(work: Work) -> None:
+    work.need_cuda()
+    for case, loss, shape in _cases(work, "CUDA graph"):
+        with work.noted(**case) as row:
+            way = captured(step_of(loss, shape, work.device), work.device)
+            row["ms"] = median_milliseconds(way.update, work.device)
+            assert way.held is not None
+            row["megabytes"], row["megabytes_of_the_pool"] = way.held
+
+
+def compiled(work: Work) -> None:
+    """By torch.compile, each shape by itself. Slow: a case takes up to a minute before its first step."""
+    options: dict[str, Any] = {"backend": "eager"} if work.small else {}
+    for case, loss, shape in _cases(work, "torch.compile"):
+        with work.noted(**case, **options) as row:
+            torch.compiler.reset()
+            step = step_of(torch.compile(loss, dynamic=False, fullgraph=True, **options), shape, work.device)
+            before = work.left()
+            step()
+            row["seconds_to_compile"] = before - work.left()
+            row["ms"] = median_milliseconds(step, work.device)
+            row["megabytes"] = peak_memory(step, work.device)
+
+
+def counts(work: Work) -> None:
+    for case, loss, shape in _cases(work, "eager"):
+        if case["tf32"] or (shape != SMALL[0] and shape not in (SHAPES[0], SHAPES[-1])):
+            continue  # TF32 changes no count, and the shape only how many levels are large enough
+        with work.noted(**case) as row:
+            found = launches(step_of(loss, shape, work.device), work.device)
+            row["launches"] = found.total()
+            row["most"] = dict(found.most_common(5))
+
+
+PARTS = {"eager": eager, "graph": graph, "compile": compiled, "launches": counts}
