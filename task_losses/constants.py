@@ -95,9 +95,10 @@ class ByWeights:
 
 
 def _capturing() -> bool:
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return initialized and torch.cuda.is_current_stream_capturing()
 
 
 def keeps() -> bool:
     """Whether a tensor made now can serve later: not one that is traced, or that a mode makes without data."""
-    return not torch.compiler.is_compiling() and type(torch.empty(0)) is Tensor
+    return not torch.compiler.is_compiling() and type(torch.empty(0, device="cpu")) is Tensor

@@ -210,7 +210,8 @@ class FrozenDiscriminator(nn.Module):
         weights = [weight for weight, _ in self.layers()]
 
         def make() -> list[Tensor]:
-            turned = (w.unflatten(0, (self.groups, -1)).transpose(1, 2).flip(3, 4).flatten(0, 1) for w in weights)
+            apart = (w.view(self.groups, -1, *w.shape[1:]) for w in weights)
+            turned = (w.transpose(1, 2).flip(3, 4).flatten(0, 1) for w in apart)
             layout = torch.channels_last if weights[0].device.type == "cpu" else torch.contiguous_format
             return [weight.contiguous(memory_format=layout) for weight in turned]
 

@@ -62,7 +62,7 @@ class JoinedDiscriminators(FrozenDiscriminator):
         del pairs
 
         def compare(output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:
-            difference = (output - reference).unflatten(1, (self.groups, -1))
+            difference = (output - reference).view(count, self.groups, -1, *output.shape[2:])
             shares = _shares(sizes, tap, self.exponent, difference)
             # A mean of |d|^p is, up to the p, the sum of d times its derivative.
             derivative = (difference.sign() if self.exponent == 1 else difference) * shares
@@ -84,6 +84,9 @@ def joinable(one: FrozenDiscriminator, other: FrozenDiscriminator) -> bool:
 def groups(sizes: tuple[Size, ...], apart: tuple[bool, ...], images: int, worth: int) -> list[range]:
     """Which neighbouring levels to join, so that launches and padding together cost least.
 
+    A group keeps the features of all its levels, of predictions and references, until its gradient is made. So it may
+    have twice ``worth`` pixels at most.
+
     Args:
         sizes: of the levels.
         apart: whether a level cannot be joined to the one before it.
@@ -95,8 +98,10 @@ def groups(sizes: tuple[Size, ...], apart: tuple[bool, ...], images: int, worth:
         options = []
         for start in range(stop - 1, -1, -1):
             height, width = (max(sides) for sides in zip(*sizes[start:stop], strict=True))
-            cost = worth + images * height * width * (stop - start)
-            options.append((best[start][0] + cost, [*best[start][1], range(start, stop)]))
+            pixels = images * height * width * (stop - start)
+            if start < stop - 1 and pixels > 2 * worth:  # a bound of the memory that a group takes
+                break
+            options.append((best[start][0] + worth + pixels, [*best[start][1], range(start, stop)]))
             if apart[start]:
                 break
         best.append(min(options, key=lambda option: option[0]))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -20,18 +19,14 @@ BLOCK = 32  # results that share one window of a banded product
 def level_size(size: tuple[int, int], ratio: float, level: int) -> tuple[int, int]:
     """Height and width of a pyramid level: ``size * ratio**level``, rounded half up; level 0 is ``size``.
 
-    In integers, so that it also works on symbolic sizes. ``ratio`` counts as the decimal fraction that it is written
-    as: 0.7 is 7/10.
+    In integers, so that it also works on symbolic sizes. ``ratio`` counts as exactly the fraction that the float is:
+    3/4 for 0.75, a little less than 7/10 for 0.7.
     """
-    part, whole = _powers(ratio, level)
-    height, width = ((2 * side * part + whole) // (2 * whole) for side in size)
-    return height, width
-
-
-@lru_cache
-def _powers(ratio: float, level: int) -> tuple[int, int]:
-    power: Fraction = Fraction(str(ratio)) ** level
-    return power.numerator, power.denominator
+    if level == 0:
+        return size
+    numerator, denominator = ratio.as_integer_ratio()
+    part, whole = numerator**level, denominator**level
+    return (2 * size[0] * part + whole) // (2 * whole), (2 * size[1] * part + whole) // (2 * whole)
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -49,7 +44,7 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
         (N, C, *size), same dtype and device.
     """
     height, width = image.shape[-2:]
-    if (height, width) == tuple(size):
+    if _same((height, width), size):
         return image
     image = _along_rows(image, _weights(width, size[1], image))
     return _along_columns(image, _weights(height, size[0], image))
@@ -58,10 +53,24 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 def resize_adjoint(gradient: Tensor, size: tuple[int, int]) -> Tensor:
     """Transpose of :func:`resize`: from the gradient by its result, that by its image of the given size."""
     height, width = gradient.shape[-2:]
-    if (height, width) == tuple(size):
+    if _same((height, width), size):
         return gradient
     gradient = _along_rows(gradient, _weights(size[1], width, gradient, transposed=True))
     return _along_columns(gradient, _weights(size[0], height, gradient, transposed=True))
+
+
+def _same(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes are equal. Of symbols only if they are for all values: a program must not depend on some."""
+    if _symbolic(*one):
+        from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
+
+        return all(statically_known_true(a == b) for a, b in zip(one, other, strict=True))
+    return one == tuple(other)
+
+
+def _symbolic(*lengths: int) -> bool:
+    """Whether lengths may be symbols. No choice should depend on these."""
+    return torch.compiler.is_compiling() or any(isinstance(length, torch.SymInt) for length in lengths)
 
 
 def resize_levels(image: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -155,6 +164,8 @@ def _along_rows(image: Tensor, weights: Tensor | _Band) -> Tensor:
 def _along_columns(image: Tensor, weights: Tensor | _Band) -> Tensor:
     """Weights times each column of pixels: (N, C, H, W) -> (N, C, new H, W)."""
     if isinstance(weights, Tensor):
+        if _symbolic(*image.shape):  # the other order asks of symbols what they cannot prove
+            return (image.mT @ weights.mT).mT
         return weights @ image
     padded = F.pad(image, (0, 0, weights.before, weights.after))
     windows = padded.unfold(-2, weights.weights.shape[2], weights.step)  # (N, C, blocks, W, width of a window)
@@ -167,7 +178,7 @@ _CONSTANTS = BySize()
 def _weights(length: int, new_length: int, like: Tensor, transposed: bool = False) -> Tensor | _Band:
     """What resamples a line of pixels, or the transpose of that."""
     dtype, device = like.dtype, like.device
-    if torch.compiler.is_compiling():  # lengths may be symbols, which no choice should depend on
+    if _symbolic(length, new_length):
         matrix = _resampling_matrix(length, new_length, dtype, device)
     elif max(length, new_length) > DENSE:
         return _CONSTANTS.get(
@@ -214,35 +225,35 @@ def _band(length: int, new_length: int, transposed: bool, dtype: torch.dtype, de
     scale = length / new_length
     reach = 2 * max(scale, 1.0)  # of the kernel, in pixels
     results = torch.arange(new_length, dtype=torch.float64)
-    centre = (results + 0.5) * scale - 0.5
-    pixels = (centre - reach).ceil()[:, None] + torch.arange(int(2 * reach) + 1)
+    pixels = ((results + 0.5) * scale - 0.5 - reach).ceil()[:, None] + torch.arange(int(2 * reach) + 1)
     inside = (pixels >= 0) & (pixels < length)
     sums = (_kernel(results[:, None], pixels, scale) * inside).sum(dim=1)
     if transposed:
-        count, inputs = length, new_length
-        centre, reach = (torch.arange(length, dtype=torch.float64) + 0.5) / scale - 0.5, reach / scale
+        count, inputs, scale_of_line, reach = length, new_length, 1 / scale, reach / scale
     else:
-        count, inputs = new_length, length
-    blocks = -(-count // BLOCK)
-    begin = torch.arange(blocks) * BLOCK
-    first = (centre - reach).ceil().long()[begin]
-    last = (centre + reach).floor().long()[(begin + BLOCK - 1).clamp(max=count - 1)]
-    # The windows start at even steps. Each is wide enough for the blocks to drift from these.
-    step = max(1, round((first[-1] - first[0]).item() / max(1, blocks - 1)))
-    even = torch.arange(blocks) * step
-    before = int((even - first).max())
-    width = int((last - even).max()) + before + 1
-    output = (begin[:, None] + torch.arange(BLOCK))[:, :, None]
+        count, inputs, scale_of_line = new_length, length, scale
+    # Each block's first and last input, and windows that start at even steps: wide enough for the blocks to drift.
+    # In Python's numbers, since a traced tensor has no value to read.
+    begins = range(0, count, BLOCK)
+    first = [math.ceil((i + 0.5) * scale_of_line - 0.5 - reach) for i in begins]
+    last = [math.floor((min(i + BLOCK, count) - 0.5) * scale_of_line - 0.5 + reach) for i in begins]
+    step = max(1, round((first[-1] - first[0]) / max(1, len(first) - 1)))
+    before = max(block * step - start for block, start in enumerate(first))
+    width = max(end - block * step for block, end in enumerate(last)) + before + 1
+    even = torch.arange(len(first)) * step
+    output = torch.arange(len(first) * BLOCK).view(-1, BLOCK, 1)
     taken = (even[:, None] - before + torch.arange(width))[:, None, :]
     result, pixel = (taken, output) if transposed else (output, taken)
     valid = (output < count) & (taken >= 0) & (taken < inputs)
     weights = _kernel(result, pixel, scale) / sums[result.clamp(0, new_length - 1)] * valid
-    return _Band(weights.to(device, dtype), step, before, int(even[-1]) - before + width - inputs, count)
+    after = (len(first) - 1) * step - before + width - inputs
+    return _Band(weights.to(device, dtype), step, before, after, count)
 
 
 def _kernel(result: Tensor, pixel: Tensor, scale: float) -> Tensor:
     """Weight of each pixel in each result, by their indices, before rows are divided by their sums."""
-    stretch = max(scale, 1.0)  # below one sample per pixel the kernel widens: that is the antialiasing
+    # Below one sample per pixel the kernel widens: that is the antialiasing. A maximum that takes symbols.
+    stretch = torch.sym_max(scale, 1.0)  # type: ignore[no-untyped-call]
     return _cubic((pixel.double() + 0.5 - (result.double() + 0.5) * scale) / stretch)
 
 

@@ -1,11 +1,14 @@
 """What can be checked of counts, roofline and the ways to update a critic without a GPU."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
-from training.bench.cost import counts, kernels, roofline
+from task_losses.losses import LOSSES, JPEGLoss
+from training.bench.cost import counts, kernels, loss_launches, roofline
 from training.kernels.triton.optional import TRITON_INSTALLED
 from training.networks import Discriminator
 from training.objectives import critic_loss
@@ -140,3 +143,39 @@ def test_prints_estimates_and_says_so(capsys):
 def test_refuses_sizes_that_are_none(capsys):
     assert roofline.main(["--sizes", "250"]) == 2
     assert "--sizes 250: expected HxW, each 11 or more" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def committed_launches():
+    path = Path(loss_launches.__file__).parents[1] / "results" / "launches.json"
+    return json.loads(path.read_text(encoding="utf-8"))["counts"]
+
+
+@pytest.mark.parametrize("kind", LOSSES.values(), ids=lambda kind: kind.__name__)
+def test_a_loss_launches_no_more_than_it_did(kind, committed_launches):
+    for shape in loss_launches.SHAPES:
+        counted = loss_launches.plain(kind(), shape).launches.total()
+        assert counted <= committed_launches[f"{kind.__name__}, plain"]["x".join(map(str, shape))]["launches"]
+        assert counted <= 100 or shape != (8, 3, 96, 96)
+
+
+def test_joined_levels_launch_a_quarter_and_compute_less_than_twice(committed_launches):
+    shape = (8, 3, 96, 96)
+    joined, alone = loss_launches.plain(JPEGLoss(), shape), loss_launches.one_by_one(JPEGLoss(), shape)
+    assert joined.launches.total() < alone.launches.total() / 3.5
+    assert 1.5 < joined.flop / alone.flop < 2
+    assert (
+        alone.launches.total()
+        <= committed_launches["JPEGLoss, plain, one level after the other"]["8x3x96x96"]["launches"]
+    )
+
+
+def test_prints_the_launches_of_every_loss(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(loss_launches, "SHAPES", ((1, 3, 64, 64),))
+    assert loss_launches.main(["--names", "--json", str(tmp_path / "launches.json")]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "launches.json").read_text())["counts"]
+    for row, of in found.items():
+        assert f"| {row} | {of['1x3x64x64']['launches']} |" in printed
+    assert {"VGG16, 4 blocks", "AlexNet", "JPEGLoss, plain"} < set(found)
+    assert " aten.convolution.default" in printed

@@ -4,9 +4,10 @@
     critic      an update of the critic on the CPU: autograd against the explicit step
     kernels     the same on a CUDA device: autograd, compiled, captured and fused
     counts      launches, bytes and arithmetic of an update, counted without a GPU
-    loss_launches  what a step of a loss launches, counted without a GPU, and its least time
+    loss_launches   the same of a step of each loss, beside VGG16 and AlexNet
     roofline    the least time that these take on a GPU, estimated
 
 A new cost is a file with a command here, such as ``speed``. Whatever is timed takes turns (``turns``); peak memory is
-in ``memory``. A new way to make an update joins ``counts.WAYS``; a new loss to compare with joins ``speed.LOSSES``.
+in ``memory``. A new way to make an update joins ``counts.WAYS``; a new loss to compare with joins ``speed.LOSSES``;
+a new path of the losses joins ``loss_launches.PATHS``.
 """
