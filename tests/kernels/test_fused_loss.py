@@ -16,6 +16,7 @@ from task_losses.fused.launch import Started, watch
 from task_losses.fused.step import distance_and_gradient
 
 pytestmark = [pytest.mark.usefixtures("without_overflow_checks"), pytest.mark.interpreter]
+SLOW = pytest.mark.slow
 fused = partial(distance_and_gradient, tiles=INTERPRETED, precision="ieee")
 
 
@@ -38,9 +39,9 @@ def check(levels, pred, target, bound=1e-12, **options):
         (SRLoss, (1, 3, 29, 23)),
         (JPEGLoss, (3, 3, 17, 15)),
         (DenoiseLoss, (2, 3, 11, 20)),
-        pytest.param(JPEGLoss, (2, 3, 61, 47), marks=pytest.mark.slow),
-        pytest.param(SRLoss, (1, 3, 40, 97), marks=pytest.mark.slow),
-        pytest.param(DenoiseLoss, (1, 3, 96, 96), marks=pytest.mark.slow),
+        pytest.param(JPEGLoss, (2, 3, 61, 47), marks=SLOW),
+        pytest.param(SRLoss, (1, 3, 40, 97), marks=SLOW),
+        pytest.param(DenoiseLoss, (1, 3, 96, 96), marks=SLOW),
     ],
     ids=str,
 )
@@ -60,7 +61,12 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+QUICK = ("every tap, level by level", "the last layer alone, two layers")
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(FORMS[name], id=name, marks=() if name in QUICK else SLOW) for name in FORMS]
+)
 def test_every_form_of_discriminator(form):
     channels, taps, distance, image_exponent, depth, together = form
     pred, target = pair((2, 3, 20, 25))
@@ -68,7 +74,7 @@ def test_every_form_of_discriminator(form):
     check(levels, pred, target, together=together)
 
 
-@pytest.mark.parametrize("cut", [tiles(16), tiles(24)], ids=str)
+@pytest.mark.parametrize("cut", [tiles(24), pytest.param(tiles(16), marks=SLOW)], ids=str)
 def test_tiles_of_a_gpu(cut):
     pred, target = pair((1, 3, 19, 13))
     channels = 16 if cut.inner == 16 else 24
@@ -83,7 +89,7 @@ def test_any_strides():
     check(levels, large[:, :, 1:19, :19].contiguous(memory_format=torch.channels_last), grey.expand(-1, 3, -1, -1))
 
 
-@pytest.mark.parametrize("exponent", [1.0, 1.2, 1.5, 1.99, 2.0])
+@pytest.mark.parametrize("exponent", [1.5, *(pytest.param(p, marks=SLOW) for p in (1.0, 1.2, 1.99, 2.0))])
 def test_images_that_hardly_differ(exponent):
     """The smoothed power in its series, at the step to the logarithm, and beyond."""
     levels = levels_of(8, (0, 1), "squared", exponent, size=(12, 13), depth=2, scales=1)

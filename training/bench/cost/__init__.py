@@ -5,6 +5,7 @@
     kernels     the same on a CUDA device: autograd, compiled, captured and fused
     counts      launches, bytes and arithmetic of an update, counted without a GPU
     loss_launches   the same of a step of each loss, beside VGG16 and AlexNet
+    loss_launches   the same of a step of each loss, beside VGG16 and AlexNet, and its least time
     roofline    the least time that these take on a GPU, estimated
 
 A new cost is a file with a command here, such as ``speed``. Whatever is timed takes turns (``turns``); peak memory is

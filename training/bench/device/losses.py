@@ -5,7 +5,7 @@ Ours beside trunks of VGG16 and AlexNet. Random weights cost what trained ones c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
     "DenoiseLoss": lambda: DenoiseLoss(pretrained=False),
     "AlexNet": lambda: TrunkLoss(alexnet()),
 }
+OURS = ("JPEGLoss", "SRLoss", "DenoiseLoss")
 
 
 def step_of(loss: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], device: torch.device) -> Step:
@@ -44,9 +45,15 @@ def step_of(loss: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], de
     return step
 
 
-def _cases(work: Work, mode: str) -> Iterator[tuple[dict[str, Any], nn.Module, tuple[int, ...]]]:
-    """What identifies each case, its loss and its shape; TF32 is set. Without time left a row says so, and no more."""
-    names = ("JPEGLoss", "AlexNet") if work.small else tuple(LOSSES)
+def cases(
+    work: Work, mode: str, names: Sequence[str] = tuple(LOSSES)
+) -> Iterator[tuple[dict[str, Any], nn.Module, tuple[int, ...]]]:
+    """What identifies each case, its loss and its shape; TF32 is set. Without time left a row says so, and no more.
+
+    Args:
+        names: of the losses.
+    """
+    names = ("JPEGLoss", "AlexNet") if work.small else names
     for allowed in (False,) if work.small else (False, True):
         with tf32(allowed):
             for shape in SMALL if work.small else SHAPES:
@@ -60,7 +67,7 @@ def _cases(work: Work, mode: str) -> Iterator[tuple[dict[str, Any], nn.Module, t
 
 
 def eager(work: Work) -> None:
-    for case, loss, shape in _cases(work, "eager"):
+    for case, loss, shape in cases(work, "eager"):
         with work.noted(**case) as row:
             step = step_of(loss, shape, work.device)
             row["ms"] = median_milliseconds(step, work.device)
@@ -69,7 +76,7 @@ def eager(work: Work) -> None:
 
 def graph(work: Work) -> None:
     work.need_cuda()
-    for case, loss, shape in _cases(work, "CUDA graph"):
+    for case, loss, shape in cases(work, "CUDA graph"):
         with work.noted(**case) as row:
             way = captured(step_of(loss, shape, work.device), work.device)
             row["ms"] = median_milliseconds(way.update, work.device)
@@ -80,7 +87,7 @@ def graph(work: Work) -> None:
 def compiled(work: Work) -> None:
     """By torch.compile, each shape by itself. Slow: a case takes up to a minute before its first step."""
     options: dict[str, Any] = {"backend": "eager"} if work.small else {}
-    for case, loss, shape in _cases(work, "torch.compile"):
+    for case, loss, shape in cases(work, "torch.compile"):
         with work.noted(**case, **options) as row:
             torch.compiler.reset()
             step = step_of(torch.compile(loss, dynamic=False, fullgraph=True, **options), shape, work.device)
@@ -92,7 +99,7 @@ def compiled(work: Work) -> None:
 
 
 def counts(work: Work) -> None:
-    for case, loss, shape in _cases(work, "eager"):
+    for case, loss, shape in cases(work, "eager"):
         if case["tf32"] or (shape != SMALL[0] and shape not in (SHAPES[0], SHAPES[-1])):
             continue  # TF32 changes no count, and the shape only how many levels are large enough
         with work.noted(**case) as row:

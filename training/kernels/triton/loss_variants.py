@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -35,32 +35,35 @@ class _Level(NamedTuple):
 def loss_variants() -> list[Variant]:
     """All launches of ``_FORMS``, each once; every architecture compiles the same."""
     found: dict[str, Variant] = {}
-    for channels, taps, distance, image_exponent in _FORMS:
-        for precision in ("ieee", "tf32"):
-            for started in _launches(channels, taps, distance, image_exponent, precision):
-                variant = _variant(started)
-                found.setdefault(variant.name, variant)
+    for started in loss_launches():
+        variant = _variant(started)
+        found.setdefault(variant.name, variant)
     return list(found.values())
 
 
-def _launches(
-    channels: int, taps: tuple[int, ...], distance: str, image_exponent: float, precision: str
-) -> list[Started]:
+def loss_launches() -> list[Started]:
+    """What each of ``_FORMS`` launches, with and without TF32."""
+    seen = list[Started]()
+    with watch(seen.append):
+        for channels, taps, distance, image_exponent in _FORMS:
+            for precision in ("ieee", "tf32"):
+                _launch(channels, taps, distance, image_exponent, precision)
+    return seen
+
+
+def _launch(channels: int, taps: tuple[int, ...], distance: str, image_exponent: float, precision: str) -> None:
     from task_losses.fused.step import distance_and_gradient
 
     widths = [3, *[channels] * (_DEPTH - 1), 1]
     layers = [
         (torch.empty(outputs, inputs, 3, 3, device="meta"), torch.empty(outputs, device="meta"))
-        for inputs, outputs in itertools.pairwise(widths)
+        for inputs, outputs in pairwise(widths)
     ]
-    levels = [
-        _Level(size, FrozenDiscriminator(layers, taps, distance, image_exponent)) for size in ((30, 38), (40, 50))
-    ]
-    image, seen = torch.empty(2, 3, 40, 50, device="meta"), list[Started]()
-    with watch(seen.append):
-        for together in (2**29, 0):  # all levels at once, and one after the other
-            distance_and_gradient(image, image, levels, precision=precision, together=together)
-    return seen
+    one = FrozenDiscriminator(layers, taps, distance, image_exponent)
+    levels = [_Level((30, 38), one), _Level((40, 50), one)]
+    image = torch.empty(2, 3, 40, 50, device="meta")
+    for together in (2**29, 0):  # all levels at once, and one after the other
+        distance_and_gradient(image, image, levels, precision=precision, together=together)
 
 
 def _variant(started: Started) -> Variant:
