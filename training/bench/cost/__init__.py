@@ -2,11 +2,13 @@
 
     speed       one step of each loss beside VGG16 and the authors' algorithm: time and memory
     critic      an update of the critic on the CPU: autograd against the explicit step
-    kernels     the same on a CUDA device: autograd, compiled, captured and fused
+    busy        whole small trainings on a busy machine, by number of threads
     counts      launches, bytes and arithmetic of an update, counted without a GPU
     loss_launches   the same of a step of each loss, beside VGG16 and AlexNet
     loss_launches   the same of a step of each loss, beside VGG16 and AlexNet, and its least time
     roofline    the least time that these take on a GPU, estimated
+
+``kernels`` has the ways to make an update that ``training.bench.device`` times on a GPU, ``timing`` its clocks.
 
 A new cost is a file with a command here, such as ``speed``. Whatever is timed takes turns (``turns``); peak memory is
 in ``memory``. A new way to make an update joins ``counts.WAYS``; a new loss to compare with joins ``speed.LOSSES``;
