@@ -57,7 +57,7 @@ def tiles(channels: int) -> Tiles:
     Args:
         channels: a multiple of 8, at most :data:`MOST_CHANNELS`.
     """
-    return Tiles(8, 8, 16 if channels == 16 else 8, 4, 2)
+    return Tiles(8, 8, 16 if channels == 16 else 8, 4, 3 if channels > 24 else 2)
 
 
 def precision() -> str:
