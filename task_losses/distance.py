@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from task_losses import fused
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.joined import LARGEST, WORTH_OF_A_GROUP, JoinedDiscriminators, groups, joinable
 from task_losses.pyramid import resize, resize_adjoint, resize_levels, resize_levels_adjoint
@@ -42,11 +44,14 @@ def distance_and_gradient(
 
     Args:
         join: whether small levels become one network, which takes fewer operations and more arithmetic. Default:
-            wherever operations have to be launched, which is everywhere but on the CPU.
+            wherever operations have to be launched, which is everywhere but on the CPU; and the kernels of
+            :mod:`task_losses.fused` where they are asked for.
 
     Returns:
         (N,) distances and a gradient of the shape of ``pred``.
     """
+    if join is None and fused.takes(pred, levels, plain=partial(distance_and_gradient, join=False)):
+        return fused.distance_and_gradient(pred, target, levels)
     size = (pred.shape[2], pred.shape[3])
     total = pred.new_zeros(len(pred))
     gradient = torch.zeros_like(pred)

@@ -84,6 +84,7 @@ class _WithGradient(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         pred, target, ctx.levels = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # no zeros, a launch, for the one that has none
         ctx.save_for_backward(pred, target, output[1])
 
     @staticmethod

@@ -30,12 +30,12 @@ def random_pair(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor
 
 def computed(loss: TaskLoss, pred: Tensor, target: Tensor, join: bool) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        return distance_and_gradient(pred, target, loss._levels(pred), join=join)
+        return distance_and_gradient(pred, target, loss._levels_for(pred, pred), join=join)
 
 
 def is_joined(loss: TaskLoss, pred: Tensor) -> list[list[int]]:
     """Scales of each group that is computed as one."""
-    levels = loss._levels(pred)
+    levels = loss._levels_for(pred, pred)
     found = split(levels, 2 * len(pred), (pred.shape[2], pred.shape[3]))[1]
     return [[level.scale for level in group] for group in found]
 
@@ -125,7 +125,7 @@ class TestChoice:
         loss = JPEGLoss()
         assert is_joined(loss, torch.empty(8, 3, 96, 96)) == [[0, 1, 2, 3, 4, 5], [6, 7]]
         assert is_joined(loss, torch.empty(1, 3, 1024, 1024)) == []
-        levels = loss._levels(random_pair(8, 3, 96, 96)[0])
+        levels = loss._levels_for(*random_pair(8, 3, 96, 96))
         pred, target = random_pair(8, 3, 96, 96, dtype=torch.float32)
         with torch.no_grad(), _operations() as seen:
             distance_and_gradient(pred, target, levels)

@@ -14,8 +14,8 @@ pytest.importorskip("triton", reason="the kernels' compiler, triton, is not inst
 
 from critic_cases import SPECTRAL, SPECTRAL_APART, WGAN_GP, case, objectives
 
-from training import train, updates
-from training.adam import adam
+from training import scale, train, updates
+from training.adam import adam, load_moments, set_rate
 from training.config import Config
 from training.kernels.triton import graph, selfcheck, step
 from training.kernels.triton.graph import CriticIteration
@@ -49,10 +49,10 @@ def interpreted_training(monkeypatch):
             return choose(name, *arguments)
         return CapturedUpdate(), "triton: in the interpreter"
 
-    train_open_image, generator = train.open_image, train.Generator
+    train_open_image, generator = train.open_image, scale.Generator
     monkeypatch.setattr(train, "open_image", opened)
-    monkeypatch.setattr(train, "Discriminator", Double)
-    monkeypatch.setattr(train, "Generator", lambda channels: generator(channels).double())
+    monkeypatch.setattr(scale, "Discriminator", Double)
+    monkeypatch.setattr(scale, "Generator", lambda channels: generator(channels).double())
     monkeypatch.setattr(updates, "choose", chosen)
     monkeypatch.setattr(graph, "record", lambda update, device: update)
     monkeypatch.setattr(graph, "_WARM_UPS", 1)
@@ -309,7 +309,7 @@ def test_a_graph_does_what_its_launches_do(steps_before, objective):
         inputs = [r.to(device) for r in real], [f.to(device) for f in fake], mix
         assert torch.equal(captured(*inputs), plain(*inputs))
         for optimizer in (*captured.optimizers, *plain.optimizers):
-            train.set_rate(optimizer, 1e-4)
+            set_rate(optimizer, 1e-4)
     assert_equal(moments(captured.optimizers), moments(plain.optimizers))
     for mine, right in zip(captured.running, plain.running, strict=True):
         assert_equal(vars(mine), vars(right))
@@ -321,7 +321,7 @@ def again(critic, optimizer):
     """A critic and its optimizer as a resumed run would have them."""
     critic = copy.deepcopy(critic)
     other = adam(critic.parameters(), 1e-3, (0.5, 0.999))
-    train.load_moments(other, copy.deepcopy(optimizer.state_dict()))  # torch copies no tensors
+    load_moments(other, copy.deepcopy(optimizer.state_dict()))  # torch copies no tensors
     return critic, other
 
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +27,14 @@ from torch import Tensor, nn
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
+from task_losses.distance import distance_and_gradient
+from task_losses.fused import SWITCH
 from task_losses.losses import LOSSES, TaskLoss
 from training.bench.cost.counts import Counts, count
+from training.bench.cost.roofline import DEVICES, EAGER_LAUNCH, GRAPH_LAUNCH, least_time
 from training.bench.markdown import table
 from training.bench.trunks import TrunkLoss, alexnet, vgg16
+from training.kernels.triton.optional import TRITON_INSTALLED
 from training.provenance import machine
 
 SHAPES = ((8, 3, 96, 96), (16, 3, 128, 128), (1, 3, 512, 512))
@@ -57,10 +63,24 @@ def one_by_one(loss: TaskLoss, shape: Shape) -> Counts:
     return step(loss, shape, "cpu")
 
 
+def fused(loss: TaskLoss, shape: Shape) -> Counts | None:
+    """By the Triton kernels. Their arithmetic is that of the plain form: the counter does not see inside of them."""
+    if not TRITON_INSTALLED:
+        return None
+    with mock.patch.dict(os.environ, {SWITCH: "fused"}):
+        launched = step(loss.to("meta"), shape, "meta")
+    image = torch.zeros(shape, device="meta")
+    levels = loss._levels_for(image, image)
+    with torch.no_grad():
+        plain_form = count(lambda: distance_and_gradient(image, image, levels, join=False))
+    return launched._replace(flop=plain_form.flop)
+
+
 # Each path that a loss can take. None: not to be had here.
 PATHS: dict[str, Callable[[TaskLoss, Shape], Counts | None]] = {
     "plain": plain,
     "plain, one level after the other": one_by_one,
+    "fused": fused,
 }
 
 
@@ -99,6 +119,19 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def estimates(rows: dict[str, dict[str, Counts]]) -> str:
+    """The least time of a step of the first shape, as a Markdown table: see ``roofline``. No measurement."""
+    shape = _name(SHAPES[0])
+    kinds = [(device, kind) for device in DEVICES for kind in ("fp32", "tf32")]
+    lines = []
+    for row, of in rows.items():
+        bounds = [least_time(of[shape], device, kind, GRAPH_LAUNCH) for device, kind in kinds]
+        times = [f"{seconds * 1e3:.3f}, {bound}" for seconds, bound in bounds]
+        lines.append([row, *times, f"{of[shape].launches.total() * EAGER_LAUNCH * 1e3:.2f}"])
+    title = f"{shape}, in a CUDA graph: ms at least, bound by"
+    return table([title, *(f"{device.name}, {kind}" for device, kind in kinds), "launched from Python"], lines)
+
+
 def figures(rows: dict[str, dict[str, Counts]]) -> dict[str, dict[str, Any]]:
     return {
         row: {
@@ -119,6 +152,11 @@ def main(argv: list[str] | None = None) -> int:
     rows = measure()
     results = figures(rows)
     print(render(results))
+    print(
+        f"\nEstimates from published peaks, no measurements; {EAGER_LAUNCH * 1e6:.0f} us for a launch from Python and"
+    )
+    print(f"{GRAPH_LAUNCH * 1e6:.0f} us in a CUDA graph are assumed, and each map is moved once for each launch.\n")
+    print(estimates(rows))
     if arguments.names:
         for row, of in rows.items():
             print(f"\n{row}, {_name(SHAPES[0])}:")

@@ -109,11 +109,12 @@ def cache_entries() -> int:
 def compile_all(work: Work) -> None:
     if not TRITON_INSTALLED or interpreted():
         raise Skipped("needs Triton, and TRITON_INTERPRET unset")
+    from training.kernels.triton.loss_variants import loss_launches
     from training.kernels.triton.variants import launches_on
 
     arch = _ON_CPU if work.small else architecture(work.device)
     begun = time.perf_counter()
-    wanted = calls(launches_on(arch))
+    wanted = calls([*launches_on(arch), *loss_launches()])
     if work.small:
         wanted = wanted[:2]
     processes = min(len(wanted), len(os.sched_getaffinity(0)))

@@ -5,18 +5,24 @@ Ours beside trunks of VGG16 and AlexNet. Random weights cost what trained ones c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss
+from task_losses.fused import SWITCH
 from training.bench.cost.kernels import captured
 from training.bench.cost.memory import peak_memory
 from training.bench.cost.timing import Step, launches, median_milliseconds, tf32
-from training.bench.device.work import Work
+from training.bench.device.work import Skipped, Work
 from training.bench.trunks import TrunkLoss, alexnet, vgg16
+from training.kernels.triton.optional import TRITON_INSTALLED
 
 SHAPES = ((8, 3, 96, 96), (16, 3, 128, 128), (1, 3, 512, 512), (1, 3, 1024, 1024))
 SMALL = ((1, 3, 64, 72),)
@@ -29,6 +35,7 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
     "DenoiseLoss": lambda: DenoiseLoss(pretrained=False),
     "AlexNet": lambda: TrunkLoss(alexnet()),
 }
+OURS = ("JPEGLoss", "SRLoss", "DenoiseLoss")
 
 
 def step_of(loss: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], device: torch.device) -> Step:
@@ -44,9 +51,15 @@ def step_of(loss: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], de
     return step
 
 
-def _cases(work: Work, mode: str) -> Iterator[tuple[dict[str, Any], nn.Module, tuple[int, ...]]]:
-    """What identifies each case, its loss and its shape; TF32 is set. Without time left a row says so, and no more."""
-    names = ("JPEGLoss", "AlexNet") if work.small else tuple(LOSSES)
+def cases(
+    work: Work, mode: str, names: Sequence[str] = tuple(LOSSES)
+) -> Iterator[tuple[dict[str, Any], nn.Module, tuple[int, ...]]]:
+    """What identifies each case, its loss and its shape; TF32 is set. Without time left a row says so, and no more.
+
+    Args:
+        names: of the losses.
+    """
+    names = ("JPEGLoss", "AlexNet") if work.small else names
     for allowed in (False,) if work.small else (False, True):
         with tf32(allowed):
             for shape in SMALL if work.small else SHAPES:
@@ -59,8 +72,23 @@ def _cases(work: Work, mode: str) -> Iterator[tuple[dict[str, Any], nn.Module, t
                     yield case, LOSSES[name]().to(work.device), shape
 
 
+@contextmanager
+def by_kernels(work: Work) -> Iterator[None]:
+    """Inside, the losses use their own kernels, and a fall-back to plain torch is an error.
+
+    Raises:
+        Skipped: the kernels cannot run here.
+    """
+    work.need_cuda()
+    if not TRITON_INSTALLED:
+        raise Skipped("needs Triton")
+    with mock.patch.dict(os.environ, {SWITCH: "fused"}), warnings.catch_warnings():
+        warnings.filterwarnings("error", message=SWITCH)
+        yield
+
+
 def eager(work: Work) -> None:
-    for case, loss, shape in _cases(work, "eager"):
+    for case, loss, shape in cases(work, "eager"):
         with work.noted(**case) as row:
             step = step_of(loss, shape, work.device)
             row["ms"] = median_milliseconds(step, work.device)
@@ -69,7 +97,7 @@ def eager(work: Work) -> None:
 
 def graph(work: Work) -> None:
     work.need_cuda()
-    for case, loss, shape in _cases(work, "CUDA graph"):
+    for case, loss, shape in cases(work, "CUDA graph"):
         with work.noted(**case) as row:
             way = captured(step_of(loss, shape, work.device), work.device)
             row["ms"] = median_milliseconds(way.update, work.device)
@@ -77,10 +105,23 @@ def graph(work: Work) -> None:
             row["megabytes"], row["megabytes_of_the_pool"] = way.held
 
 
+def fused(work: Work) -> None:
+    """By the losses' own kernels. Right and faster than ``eager`` and ``graph`` here, they may become the default."""
+    with by_kernels(work):
+        for case, loss, shape in cases(work, "fused", OURS):
+            with work.noted(**case) as row:
+                step, before = step_of(loss, shape, work.device), work.left()
+                step()  # waits for the compiler and for the self-check
+                row["seconds_of_the_first_step"] = before - work.left()
+                row["ms"] = median_milliseconds(step, work.device)
+                row["megabytes"] = peak_memory(step, work.device)
+                row["ms_in_a_graph"] = median_milliseconds(captured(step, work.device).update, work.device)
+
+
 def compiled(work: Work) -> None:
     """By torch.compile, each shape by itself. Slow: a case takes up to a minute before its first step."""
     options: dict[str, Any] = {"backend": "eager"} if work.small else {}
-    for case, loss, shape in _cases(work, "torch.compile"):
+    for case, loss, shape in cases(work, "torch.compile"):
         with work.noted(**case, **options) as row:
             torch.compiler.reset()
             step = step_of(torch.compile(loss, dynamic=False, fullgraph=True, **options), shape, work.device)
@@ -92,7 +133,7 @@ def compiled(work: Work) -> None:
 
 
 def counts(work: Work) -> None:
-    for case, loss, shape in _cases(work, "eager"):
+    for case, loss, shape in cases(work, "eager"):
         if case["tf32"] or (shape != SMALL[0] and shape not in (SHAPES[0], SHAPES[-1])):
             continue  # TF32 changes no count, and the shape only how many levels are large enough
         with work.noted(**case) as row:
@@ -101,4 +142,19 @@ def counts(work: Work) -> None:
             row["most"] = dict(found.most_common(5))
 
 
-PARTS = {"eager": eager, "graph": graph, "compile": compiled, "launches": counts}
+def fused_counts(work: Work) -> None:
+    with by_kernels(work):
+        for case, loss, shape in cases(work, "fused", OURS):
+            if shape == SHAPES[0] and not case["tf32"]:
+                with work.noted(**case) as row:
+                    row["launches"] = dict(launches(step_of(loss, shape, work.device), work.device))
+
+
+PARTS = {
+    "eager": eager,
+    "graph": graph,
+    "fused": fused,
+    "compile": compiled,
+    "launches": counts,
+    "fused_launches": fused_counts,
+}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss
 from training.bench.cost.timing import tf32
+from training.bench.device.losses import by_kernels
 from training.bench.device.work import Work
 
 LOSSES = (JPEGLoss, SRLoss, DenoiseLoss)
@@ -55,4 +56,10 @@ def _value_and_gradient(loss: torch.nn.Module, pred: Tensor, target: Tensor) -> 
     return value.detach(), gradient
 
 
-PARTS = {"errors": errors}
+def fused(work: Work) -> None:
+    """The same by the losses' own kernels."""
+    with by_kernels(work):
+        errors(work)
+
+
+PARTS = {"errors": errors, "fused": fused}

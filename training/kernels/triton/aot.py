@@ -26,6 +26,7 @@ if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from training.kernels.triton.configs import ARCHITECTURES
+from training.kernels.triton.loss_variants import loss_variants
 from training.kernels.triton.optional import TRITON_INSTALLED, interpreted
 from training.kernels.triton.variants import Variant, variants
 
@@ -147,7 +148,7 @@ def all_variants() -> list[Variant]:
     Raises:
         ValueError: two variants have one name.
     """
-    found = variants()
+    found = variants() + loss_variants()
     names = Counter(variant.name for variant in found)
     if repeated := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"several variants are called {', '.join(repeated)}: a name must tell them apart")

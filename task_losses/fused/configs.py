@@ -1,0 +1,76 @@
+"""Fixed choices of the fused path: how layers cut their work, and how products are rounded.
+
+There is no autotuning: equal inputs give equal launches, and so equal bits, on every machine of one architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from task_losses.discriminator import FrozenDiscriminator
+
+MOST_LEVELS = 16
+MOST_CHANNELS = 32  # of those the ahead-of-time table tells that no register spills
+OLDEST = (8, 0)  # compute capability
+# Bytes of maps up to which all levels are computed together. Where they would take more, launches cost little.
+TOGETHER = 2**29
+
+
+class Level(Protocol):
+    """What a level must tell: the size of its image, and its discriminator."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def discriminator(self) -> FrozenDiscriminator: ...
+
+
+Way = Callable[[Tensor, Tensor, Sequence[Any]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How layers cut their work.
+
+    Attributes:
+        height, width: pixels of a program, both powers of 2.
+        inner: inputs of a step of its sum; a power of 2 that divides the channels.
+        warps, stages: threads of a program in warps, and depth of the sum's pipeline.
+    """
+
+    height: int
+    width: int
+    inner: int
+    warps: int
+    stages: int
+
+
+def tiles(channels: int) -> Tiles:
+    """Small enough that no register spills on any architecture of the ahead-of-time table.
+
+    Args:
+        channels: a multiple of 8, at most :data:`MOST_CHANNELS`.
+    """
+    return Tiles(8, 8, 16 if channels == 16 else 8, 4, 3 if channels > 24 else 2)
+
+
+def precision() -> str:
+    """Of the layers' products: TF32 exactly where torch lets cuDNN's convolutions, those of the plain path, use it.
+
+    That is torch's default; ``torch.backends.cudnn.allow_tf32 = False`` makes both compute in float32. The resampling
+    is in float32 always, as torch's products of matrices are by default.
+    """
+    convolutions = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9: the older flag may then not be asked
+    allowed = torch.backends.cudnn.allow_tf32 if convolutions is None else convolutions.fp32_precision == "tf32"
+    return "tf32" if allowed else "ieee"
+
+
+def width_of(level: Level) -> int:
+    """Channels of a level's hidden layers."""
+    return level.discriminator.layers()[0][0].shape[0]

@@ -1,0 +1,226 @@
+"""When the fused path is taken, what it launches, and what happens where it cannot run."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
+
+from fused_cases import levels_of, pair, plain, relative
+
+import task_losses.fused
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss
+from task_losses.fused import obstacle, selfcheck, step
+from task_losses.fused.launch import Started, watch
+from task_losses.fused.weights import packed
+from task_losses.losses import LOSSES
+from training.bench.cost import loss_launches
+
+
+@pytest.fixture(autouse=True)
+def asked_for(monkeypatch):
+    monkeypatch.setenv(task_losses.fused.SWITCH, "fused")
+    monkeypatch.setattr(task_losses.fused, "_warned", set())
+    monkeypatch.setattr(selfcheck, "_checked", {})
+
+
+def launched(loss, shape):
+    """Names of the kernels of a step, on no device."""
+    seen = list[Started]()
+    pred = torch.empty(shape, device="meta", requires_grad=True)
+    with watch(seen.append):
+        loss(pred, torch.empty(shape, device="meta")).backward()
+    assert pred.grad is not None
+    assert pred.grad.shape == pred.shape
+    return [started.kernel.__name__.removesuffix("_kernel") for started in seen]
+
+
+@pytest.mark.parametrize("kind", [SRLoss, DenoiseLoss, JPEGLoss])
+def test_a_step_of_a_released_loss_is_ten_kernels(kind):
+    expected = ["resample", "first", *["middle"] * 3, *["back"] * 3, "image", "adjoint"]
+    assert launched(kind().to("meta"), (8, 3, 96, 96)) == expected
+
+
+def test_differences_of_the_last_layer_cost_two_more():
+    levels = levels_of(8, (1, 4, 5), "squared", 2.0, size=(40, 44), dtype=torch.float32)
+    image = torch.empty(2, 3, 40, 44, device="meta")
+    seen = list[Started]()
+    with watch(seen.append):
+        step.distance_and_gradient(image, image, [on_meta(level) for level in levels])
+    assert len(seen) == 12
+
+
+def on_meta(level):
+    return level._replace(discriminator=copy.deepcopy(level.discriminator).to("meta"))
+
+
+@pytest.mark.parametrize("task", LOSSES)
+def test_a_step_is_at_most_sixteen_launches(task):
+    """Kernels and all that torch itself launches around them."""
+    counted = loss_launches.fused(LOSSES[task](), (8, 3, 96, 96))
+    assert counted is not None
+    assert counted.launches.total() <= 16, counted.launches
+
+
+def test_without_being_asked_no_kernel_runs(monkeypatch):
+    for value in ("", "plain"):
+        monkeypatch.setenv(task_losses.fused.SWITCH, value)
+        assert launched(JPEGLoss().to("meta"), (1, 3, 24, 24)) == []
+
+
+def test_refuses_a_name_that_is_none(monkeypatch):
+    monkeypatch.setenv(task_losses.fused.SWITCH, "fast")
+    pred, target = pair((1, 3, 16, 16), torch.float32)
+    with pytest.raises(ValueError, match="TASK_LOSSES_KERNELS must be 'fused' or 'plain', or be unset, got 'fast'"):
+        JPEGLoss()(pred.requires_grad_(), target)
+
+
+def test_where_it_cannot_run_one_warning_says_why(monkeypatch):
+    pred, target = pair((1, 3, 16, 16), torch.float32)
+    loss = JPEGLoss()
+    with pytest.warns(UserWarning, match="plain torch is used: the images are on cpu, not on a CUDA device"):
+        loss(pred.requires_grad_(), target).backward()
+    kept = pred.grad.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(pred, target).backward()
+    monkeypatch.delenv(task_losses.fused.SWITCH)
+    pred.grad = None
+    loss(pred, target).backward()
+    assert torch.equal(pred.grad, kept)
+
+
+def test_says_what_the_kernels_cannot_take(monkeypatch):
+    def why(image, levels):
+        return obstacle(image, levels, plain) or ""
+
+    image = torch.empty(2, 3, 40, 40, device="meta")
+    levels = levels_of(16, (0, 4), "squared", 1.5, size=(40, 40))
+    assert obstacle(image, levels, plain) is None
+    assert "in float64" in why(image.double(), levels)
+    assert "10922 images" in why(torch.empty(20000, 3, 11, 11, device="meta"), levels)
+    wide = levels_of(64, (0, 4), "squared", 1.5, size=(40, 40))
+    assert "one of 8, 16, 24, 32 channels, got [64]" in why(image, wide)
+    assert "got [16, 64]" in why(image, levels + wide)
+    assert "16 levels at most, got 18" in why(image, levels * 9)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "triton is not installed" in why(image, levels)
+
+
+def check_on(monkeypatch, levels, capability=(9, 0), capturing=False):
+    """The self-check as on a CUDA device, where tensors are on the CPU."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    return selfcheck.check(torch.device("cpu"), levels, plain)
+
+
+def test_the_self_check_says_what_fails_once(monkeypatch):
+    """A device with a gradient of the wrong sign, one that raises, an old one, and one in the midst of a graph."""
+    levels = levels_of(16, (0, 4), "squared", 1.5, size=(40, 40), dtype=torch.float32)
+    calls = []
+
+    def wrong(pred, target, chosen, **options):
+        calls.append(options)
+        distances, gradients = plain(pred, target, chosen)
+        return distances, -gradients
+
+    monkeypatch.setattr(step, "distance_and_gradient", wrong)
+    assert "capability 7.5 is too old" in check_on(monkeypatch, levels, (7, 5))
+    assert "graph is being captured" in check_on(monkeypatch, levels, capturing=True)
+    for _ in range(2):
+        assert "the gradient differs from plain torch's by 2.0e+00" in check_on(monkeypatch, levels)
+    assert len(calls) == 1
+
+    def broken(*arguments, **options):
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(step, "distance_and_gradient", broken)
+    other = levels_of(24, (0, 4), "squared", 1.5, size=(40, 40), dtype=torch.float32)
+    assert "do not run here: RuntimeError: no C compiler" in check_on(monkeypatch, other)
+    assert "by 2.0e+00" in check_on(monkeypatch, levels), "the reason of the first form stays"
+
+
+def test_the_self_check_accepts_rounding(monkeypatch):
+    levels = levels_of(16, (0, 4), "absolute", 1.5, size=(40, 40), dtype=torch.float32)
+    monkeypatch.setattr(
+        step, "distance_and_gradient", lambda pred, target, chosen, **options: plain(pred, target, chosen)
+    )
+    for allowed in (False, True):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+        assert check_on(monkeypatch, levels) is None
+    assert {key[-1] for key in selfcheck._checked} == {"ieee", "tf32"}
+
+
+@pytest.mark.parametrize(
+    ("together", "expected"),
+    [
+        (10**9, [slice(0, 4)]),
+        (0, [slice(3, 4), slice(1, 3), slice(0, 1)]),
+        (100, [slice(3, 4), slice(1, 3), slice(0, 1)]),
+    ],
+)
+def test_levels_are_grouped_by_the_memory_that_they_take(together, expected):
+    assert step.groups([(6, 6), (8, 5), (10, 6), (10, 10)], pixel_bytes=1, together=together) == expected
+
+
+def test_weights_are_packed_once_and_anew_when_they_change():
+    one, other = (level.discriminator for level in levels_of(8, (1,), "squared", 2.0, size=(30, 30), depth=2))
+    first = packed([one, other])
+    assert packed([one, other]) is first
+    assert first.layer(1, slice(0, 2)).shape == (2, 28 * 8)
+    assert torch.equal(first.layer(2, slice(1, 2))[0, -1:], other.bias1)
+    other.weight0.mul_(2)
+    assert relative(packed([one, other]).flat, first.flat) > 0.1
+    changed = packed([one, other])
+    one.weight0 = copy.deepcopy(one.weight0)
+    assert packed([one, other]) is not changed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [SRLoss, DenoiseLoss, JPEGLoss])
+def test_on_a_device_it_is_the_plain_path(kind, monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    for allowed, bound in ((False, 1e-2), (True, 0.1)):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+        loss = kind().cuda()
+        pred, target = (x.cuda() for x in pair((3, 3, 97, 61), torch.float32))
+        seen = list[Started]()
+        with warnings.catch_warnings(), watch(seen.append):
+            warnings.simplefilter("error")
+            loss(pred.requires_grad_(), target).backward()
+        assert seen
+        exact = pred.detach().double().requires_grad_()
+        kind().cuda().double()(exact, target.double()).backward()
+        assert relative(pred.grad, exact.grad) < bound
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_replays_it_with_new_images(monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    loss = JPEGLoss().cuda()
+    pred, target = (x.cuda() for x in pair((2, 3, 48, 52), torch.float32))
+    pred.requires_grad_()
+
+    def work():
+        pred.grad = None
+        loss(pred, target).backward()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    pred.grad = None
+    with torch.cuda.graph(graph):
+        work()
+    with torch.no_grad():
+        pred.mul_(0.5)
+    graph.replay()
+    replayed = pred.grad.clone()
+    work()
+    assert torch.equal(pred.grad, replayed)

@@ -1,0 +1,94 @@
+"""What the losses' fused path launches, for the ahead-of-time check: found by going through it on no device at all."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+from task_losses.discriminator import FrozenDiscriminator
+from task_losses.fused.launch import Started, watch
+from training.kernels.triton.variants import Variant
+
+_DEPTH = 5
+_FORMS = (  # channels, taps, exponent of features and of images: those of released weights, and other widths
+    (16, (0, 4), "squared", 1.5),
+    (16, (0, 4), "squared", 2.0),
+    (24, (1, 4), "absolute", 2.0),
+    (8, (0, 1, 4, 5), "squared", 1.0),
+    (32, (0, 1, 4, 5), "squared", 2.0),
+)
+_TYPES = {torch.float32: "*fp32", torch.int32: "*i32"}
+_TELLING = {"CHANNELS": "", "TAP": "tap", "LAST": "last", "SCORES": "scores", "ADD": "add", "EXPONENT": "^"}
+# One of each file: those that use most registers stand for the others in the default tests.
+_REPRESENTATIVE = ("loss resample", "loss middle 24 tap last ^1.0 ieee", "loss middle 32 tap ^2.0 tf32")
+
+
+class _Level(NamedTuple):
+    """See :class:`task_losses.fused.configs.Level`."""
+
+    size: tuple[int, int]
+    discriminator: FrozenDiscriminator
+
+
+def loss_variants() -> list[Variant]:
+    """All launches of ``_FORMS``, each once; every architecture compiles the same."""
+    found: dict[str, Variant] = {}
+    for started in loss_launches():
+        variant = _variant(started)
+        found.setdefault(variant.name, variant)
+    return list(found.values())
+
+
+def loss_launches() -> list[Started]:
+    """What each of ``_FORMS`` launches, with and without TF32."""
+    seen = list[Started]()
+    with watch(seen.append):
+        for channels, taps, distance, image_exponent in _FORMS:
+            for precision in ("ieee", "tf32"):
+                _launch(channels, taps, distance, image_exponent, precision)
+    return seen
+
+
+def _launch(channels: int, taps: tuple[int, ...], distance: str, image_exponent: float, precision: str) -> None:
+    from task_losses.fused.step import distance_and_gradient
+
+    widths = [3, *[channels] * (_DEPTH - 1), 1]
+    layers = [
+        (torch.empty(outputs, inputs, 3, 3, device="meta"), torch.empty(outputs, device="meta"))
+        for inputs, outputs in pairwise(widths)
+    ]
+    one = FrozenDiscriminator(layers, taps, distance, image_exponent)
+    levels = [_Level((30, 38), one), _Level((40, 50), one)]
+    image = torch.empty(2, 3, 40, 50, device="meta")
+    for together in (2**29, 0):  # all levels at once, and one after the other
+        distance_and_gradient(image, image, levels, precision=precision, together=together)
+
+
+def _variant(started: Started) -> Variant:
+    constexprs = started.constexprs
+    name = f"loss {started.kernel.__name__.removesuffix('_kernel')}"
+    for key, shown in _TELLING.items():
+        value = constexprs.get(key)
+        if key == "EXPONENT" and not constexprs.get("TAP"):
+            continue  # nothing is compared
+        if value is True:
+            name += f" {shown}"
+        elif value is not None and value is not False:
+            name += f" {shown}{value}"
+    precision = constexprs.get("PRECISION")
+    return Variant(
+        name=name if precision is None else f"{name} {precision}",
+        kernel=started.kernel,
+        signature={
+            name: _TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+            for name, value in started.arguments.items()
+        },
+        constexprs=constexprs,
+        warps=started.options["num_warps"],
+        registers=started.options.get("maxnreg"),
+        stages=constexprs.get("STAGES", 1),
+        tensor_core=precision == "tf32",
+        representative=f"{name} {precision}".removesuffix(" None") in _REPRESENTATIVE,
+    )
