@@ -353,7 +353,10 @@ SIZES = ((2, 3, 24, 20), (3, 3, 28, 33), (4, 3, 31, 27))
 
 
 def compiled_at_sizes(s: Setting, backend: str) -> None:
-    """Value and gradient have eager's own bits, and after the second size nothing is compiled again."""
+    """Value and gradient have eager's own bits, and after the second size nothing is compiled again.
+
+    Inductor computes the mean over the images in its own order.
+    """
     torch.compiler.reset()
     compiled = torch.compile(s.loss, fullgraph=True, backend=backend)
     for number, shape in enumerate(SIZES):
@@ -364,8 +367,9 @@ def compiled_at_sizes(s: Setting, backend: str) -> None:
             value.backward()
         expected = s.of(eager)
         expected.backward()
-        assert torch.equal(value, expected)
-        assert torch.equal(gradient_of(pred), gradient_of(eager))
+        rounding = 1e-6 if backend == "inductor" else 0
+        torch.testing.assert_close(value, expected, rtol=rounding, atol=0)
+        torch.testing.assert_close(gradient_of(pred), gradient_of(eager), rtol=rounding, atol=0)
 
 
 @case("`torch.compile(loss, fullgraph=True)`", "one operator: eager's bits and memory, no recompilation by size")
@@ -373,7 +377,7 @@ def _(s: Setting) -> None:
     compiled_at_sizes(s, "aot_eager")
 
 
-@case("... with inductor", slow=True)
+@case("... with inductor", "the mean over images is rounded in its own way", slow=True)
 def _(s: Setting) -> None:
     compiled_at_sizes(s, "inductor")
 
