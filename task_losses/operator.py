@@ -88,7 +88,9 @@ class _WithGradient(torch.autograd.Function):
         ctx.save_for_backward(pred, target, output[1])
 
     @staticmethod
-    def backward(ctx: Any, by_value: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, by_value: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+        if by_value is None:  # nothing asks for it
+            return None, None, None
         pred, target, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: the caller will differentiate this gradient too
             (differentiable,) = _plain_gradients(pred, target, ctx.levels, [pred], by_value)

@@ -5,6 +5,7 @@
     busy        whole small trainings on a busy machine, by number of threads
     counts      launches, bytes and arithmetic of an update, counted without a GPU
     loss_launches   the same of a step of each loss, beside VGG16 and AlexNet, and its least time
+    compile     seconds that torch.compile takes for a loss, by size
     roofline    the least time that these take on a GPU, estimated
 
 ``kernels`` has the ways to make an update that ``training.bench.device`` times on a GPU, ``timing`` its clocks.
