@@ -60,6 +60,14 @@ def tiles(channels: int) -> Tiles:
     return Tiles(8, 8, 16 if channels == 16 else 8, 4, 3 if channels > 24 else 2)
 
 
+def least_inner() -> int:
+    """Inputs that a product of float32 matrices must have in the installed Triton: before 3.8 it refuses fewer."""
+    import triton
+
+    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
+    return 8 if (major, minor) >= (3, 8) else 16
+
+
 def precision() -> str:
     """Of the layers' products: TF32 exactly where torch lets cuDNN's convolutions, those of the plain path, use it.
 

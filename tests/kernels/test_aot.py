@@ -52,9 +52,14 @@ def test_all_variants_hold_the_gate_and_the_table(capsys):
 
 
 def test_the_table_has_a_row_for_each_variant_and_no_other():
-    rows = aot.table_rows(aot.TABLE.read_text())
-    assert set(rows) == {(v.name, f"sm_{architecture}") for v in aot.all_variants() for architecture in v.architectures}
-    assert aot.recorded_version(aot.TABLE.read_text())
+    text = aot.TABLE.read_text()
+    rows, made_with = set(aot.table_rows(text)), aot.recorded_version(text)
+    variants = {(v.name, f"sm_{architecture}") for v in aot.all_variants() for architecture in v.architectures}
+    assert made_with
+    if triton.__version__ == made_with:
+        assert rows == variants
+    else:  # an older Triton refuses some: task_losses.fused.configs.least_inner
+        assert rows >= variants
 
 
 def test_the_widths_of_the_released_critics_are_in_the_table():

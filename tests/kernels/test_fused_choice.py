@@ -105,6 +105,10 @@ def test_says_what_the_kernels_cannot_take(monkeypatch):
     assert "one of 8, 16, 24, 32 channels, got [64]" in why(image, wide)
     assert "got [16, 64]" in why(image, levels + wide)
     assert "16 levels at most, got 18" in why(image, levels * 9)
+    with monkeypatch.context() as patch:
+        patch.setattr("triton.__version__", "3.7.1")  # which multiplies 16 inputs at least
+        assert obstacle(image, levels, plain) is None
+        assert "take 16 channels, got 24" in why(image, levels_of(24, (1, 4), "absolute", 2.0, size=(40, 40)))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "triton is not installed" in why(image, levels)
 

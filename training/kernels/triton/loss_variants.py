@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.fused.configs import least_inner, tiles
 from task_losses.fused.launch import Started, watch
 from training.kernels.triton.variants import Variant
 
@@ -21,8 +22,14 @@ _FORMS = (  # channels, taps, exponent of features and of images: those of relea
 )
 _TYPES = {torch.float32: "*fp32", torch.int32: "*i32"}
 _TELLING = {"CHANNELS": "", "TAP": "tap", "LAST": "last", "SCORES": "scores", "ADD": "add", "EXPONENT": "^"}
-# One of each file: those that use most registers stand for the others in the default tests.
-_REPRESENTATIVE = ("loss resample", "loss middle 24 tap last ^1.0 ieee", "loss middle 32 tap ^2.0 tf32")
+# One of each file: those that use most registers stand for the others in the default tests, and one that every Triton
+# compiles.
+_REPRESENTATIVE = (
+    "loss resample",
+    "loss middle 24 tap last ^1.0 ieee",
+    "loss middle 32 tap ^2.0 tf32",
+    "loss middle 16 tap last ^2.0 ieee",
+)
 
 
 class _Level(NamedTuple):
@@ -42,10 +49,12 @@ def loss_variants() -> list[Variant]:
 
 
 def loss_launches() -> list[Started]:
-    """What each of ``_FORMS`` launches, with and without TF32."""
+    """What each of ``_FORMS`` that the installed Triton can compile launches, with and without TF32."""
     seen = list[Started]()
     with watch(seen.append):
         for channels, taps, distance, image_exponent in _FORMS:
+            if tiles(channels).inner < least_inner():
+                continue
             for precision in ("ieee", "tf32"):
                 _launch(channels, taps, distance, image_exponent, precision)
     return seen
