@@ -12,7 +12,7 @@ from fused_cases import levels_of, pair, plain, relative
 
 import task_losses.fused
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss
-from task_losses.fused import obstacle, selfcheck, step
+from task_losses.fused import configs, obstacle, selfcheck, step
 from task_losses.fused.launch import Started, watch
 from task_losses.fused.weights import packed
 from task_losses.losses import LOSSES
@@ -37,10 +37,18 @@ def launched(loss, shape):
     return [started.kernel.__name__.removesuffix("_kernel") for started in seen]
 
 
+def taken(loss):
+    """The loss, or a skipped test where this Triton cannot compile its kernels."""
+    if configs.tiles(max(loss.architecture.channels)).inner < configs.least_inner():
+        pytest.skip("products of 8 inputs need Triton 3.8")
+    return loss
+
+
 @pytest.mark.parametrize("kind", [SRLoss, DenoiseLoss, JPEGLoss])
 def test_a_step_of_a_released_loss_is_ten_kernels(kind):
+    loss = taken(kind())
     expected = ["resample", "first", *["middle"] * 3, *["back"] * 3, "image", "adjoint"]
-    assert launched(kind().to("meta"), (8, 3, 96, 96)) == expected
+    assert launched(loss.to("meta"), (8, 3, 96, 96)) == expected
 
 
 def test_differences_of_the_last_layer_cost_two_more():
@@ -59,7 +67,7 @@ def on_meta(level):
 @pytest.mark.parametrize("task", LOSSES)
 def test_a_step_is_at_most_sixteen_launches(task):
     """Kernels and all that torch itself launches around them."""
-    counted = loss_launches.fused(LOSSES[task](), (8, 3, 96, 96))
+    counted = loss_launches.fused(taken(LOSSES[task]()), (8, 3, 96, 96))
     assert counted is not None
     assert counted.launches.total() <= 16, counted.launches
 

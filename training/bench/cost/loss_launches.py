@@ -28,7 +28,7 @@ if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from task_losses.distance import distance_and_gradient
-from task_losses.fused import SWITCH
+from task_losses.fused import SWITCH, obstacle
 from task_losses.losses import LOSSES, TaskLoss
 from training.bench.cost.counts import Counts, count
 from training.bench.cost.roofline import DEVICES, EAGER_LAUNCH, GRAPH_LAUNCH, least_time
@@ -67,10 +67,12 @@ def fused(loss: TaskLoss, shape: Shape) -> Counts | None:
     """By the Triton kernels. Their arithmetic is that of the plain form: the counter does not see inside of them."""
     if not TRITON_INSTALLED:
         return None
-    with mock.patch.dict(os.environ, {SWITCH: "fused"}):
-        launched = step(loss.to("meta"), shape, "meta")
-    image = torch.zeros(shape, device="meta")
+    loss, image = loss.to("meta"), torch.zeros(shape, device="meta")
     levels = loss._levels_for(image, image)
+    if obstacle(image, levels, distance_and_gradient) is not None:
+        return None
+    with mock.patch.dict(os.environ, {SWITCH: "fused"}):
+        launched = step(loss, shape, "meta")
     with torch.no_grad():
         plain_form = count(lambda: distance_and_gradient(image, image, levels, join=False))
     return launched._replace(flop=plain_form.flop)
