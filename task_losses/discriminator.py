@@ -13,7 +13,7 @@ from task_losses.constants import ByWeights
 
 FROM_WEIGHTS = ByWeights()
 
-Compare = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+Compare = Callable[[Tensor, Tensor, int, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class FrozenDiscriminator(nn.Module):
@@ -105,11 +105,12 @@ class FrozenDiscriminator(nn.Module):
         Args:
             outputs: of all layers, from the image on.
             references: outputs at the taps.
-            compare: makes of an output, its reference and its layer their distances and its derivative by the output.
+            compare: makes of an output, its reference and its layer their distances and its derivative by the output,
+                added to the gradient that it is given.
         """
         last = len(outputs) - 1
         weights = self._adjoint_weights()
-        total, gradient = compare(outputs[last], references.pop(), last)
+        total, gradient = compare(outputs[last], references.pop(), last, None)
         for layer in range(last, 0, -1):  # from the gradient by the layer's output to that by its input
             output = outputs.pop()
             if layer < self.depth:
@@ -117,10 +118,8 @@ class FrozenDiscriminator(nn.Module):
                 torch.ops.aten.leaky_relu_backward.grad_input(gradient, output, SLOPE, True, grad_input=gradient)
             gradient = F.conv2d(gradient, weights[layer - 1], padding=2, groups=self.groups)
             if layer - 1 in self.taps:
-                distance, by_input = compare(outputs[-1], references.pop(), layer - 1)
+                distance, gradient = compare(outputs[-1], references.pop(), layer - 1, gradient)
                 total += distance
-                gradient += by_input
-                del by_input
         return total, gradient
 
     def _adjoint_weights(self) -> list[Tensor]:
@@ -135,12 +134,14 @@ class FrozenDiscriminator(nn.Module):
 
         return FROM_WEIGHTS.get(self, "adjoint", weights, make)
 
-    def _compare(self, output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:
-        """One tap's distances (N,), and their derivative by ``output``."""
-        (weight, term), *others = self.terms[tap]
-        total, derivative = term.distance_and_derivative(output, reference, weight)
-        for weight, term in others:
-            distance, by_output = term.distance_and_derivative(output, reference, weight)
-            total += distance
-            derivative += by_output
-        return total, derivative
+    def _compare(
+        self, output: Tensor, reference: Tensor, tap: int, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One tap's distances (N,), and their derivative by ``output``, added to ``into`` where that is given."""
+        total, gradient = None, into
+        for weight, term in self.terms[tap]:
+            distance, gradient = term.distance_and_derivative(output, reference, weight, gradient)
+            total = distance if total is None else total + distance
+        assert total is not None
+        assert gradient is not None
+        return total, gradient

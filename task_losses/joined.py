@@ -15,7 +15,7 @@ from torch import Tensor
 from task_losses.architecture import Weighted
 from task_losses.constants import BySize
 from task_losses.discriminator import FROM_WEIGHTS, FrozenDiscriminator
-from task_losses.terms import BLOCK, Difference, Texture, from_strength, strength
+from task_losses.terms import BLOCK, Difference, Texture, add_by_strength, strength
 
 Size = tuple[int, int]
 
@@ -62,31 +62,35 @@ class JoinedDiscriminators(FrozenDiscriminator):
         references = [pairs[tap][count:] for tap in self.taps]
         del pairs
 
-        def compare(output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:
+        def compare(output: Tensor, reference: Tensor, tap: int, into: Tensor | None) -> tuple[Tensor, Tensor]:
             inner = [(height - 2 * tap, width - 2 * tap) for height, width in sizes]
-            of_terms = [self._of_term(weighted, output, reference, inner) for weighted in self.terms[tap]]
-            total, derivative = of_terms[0]
-            for distance, by_output in of_terms[1:]:
-                total += distance
-                derivative += by_output
-            return total, derivative
+            total, gradient = None, into
+            for weighted in self.terms[tap]:
+                distance, gradient = self._of_term(weighted, output, reference, inner, gradient)
+                total = distance if total is None else total + distance
+            assert total is not None
+            assert gradient is not None
+            return total, gradient
 
         return self._walk_back(outputs, references, compare)
 
     def _of_term(
-        self, weighted: Weighted, output: Tensor, reference: Tensor, inner: Sequence[Size]
+        self, weighted: Weighted, output: Tensor, reference: Tensor, inner: Sequence[Size], into: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """A term's distances and their derivative; ``inner``: sizes of the parts' maps."""
+        """A term's distances and their derivative, added to ``into``; ``inner``: sizes of the parts' maps."""
         weight, term = weighted
         if isinstance(term, Difference):
-            return self._difference(output, reference, inner, weight, term.exponent)
+            distance, by_output = self._difference(output, reference, inner, weight, term.exponent)
+            return distance, by_output if into is None else into.add_(by_output)
         assert isinstance(term, Texture)
+        gradient = torch.zeros_like(output) if into is None else into
         if not term.fits((output.shape[2], output.shape[3])):
-            return output.new_zeros(len(output)), torch.zeros_like(output)
+            return output.new_zeros(len(output)), gradient
         (of_output, mean), (of_reference, _) = strength(output), strength(reference)
         windows = [(max(0, h // BLOCK - 1), max(0, w // BLOCK - 1)) for h, w in inner]
         distance, by_strength = self._difference(of_output, of_reference, windows, weight, term.exponent)
-        return distance, from_strength(by_strength, output, of_output, mean)
+        add_by_strength(gradient, by_strength, output, of_output, mean)
+        return distance, gradient
 
     def _difference(
         self, x: Tensor, y: Tensor, inner: Sequence[Size], weight: float, exponent: float

@@ -205,7 +205,7 @@ def _backward(ctx: Any, by_value: Tensor, *_: Tensor) -> tuple[Any, ...]:
         made = iter(_scaled(gradient, by_value) for gradient in gradients if gradient.numel())
     by_images = [next(made) if is_wanted else None for is_wanted in wanted]
     # torch takes an empty list of numbers for a list of tensors, of which there are no gradients.
-    others = [[] if isinstance(value, list) and not value else None for value in ctx.form]
+    others: list[Any] = [[] if isinstance(value, list) and not value else None for value in ctx.form]
     return (*by_images, [None] * len(weights), *others)
 
 

@@ -28,8 +28,14 @@ class Term(Protocol):
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """(N,), by plain operations."""
 
-    def distance_and_derivative(self, x: Tensor, y: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """``weight`` times the distance, (N,), and that one's derivative by ``x``. Without gradient recording."""
+    def distance_and_derivative(
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``weight`` times the distance, (N,), and that one's derivative by ``x``. Without gradient recording.
+
+        Args:
+            into: a gradient by ``x`` of something else, to which the derivative is added in place.
+        """
 
     def map(self, x: Tensor, y: Tensor) -> Tensor:
         """(N, 1, H, W), with the distance as its mean."""
@@ -55,18 +61,22 @@ class Difference(NamedTuple):
         relative = (difference / SMOOTHING).square().log1p()
         return torch.expm1(self.exponent / 2 * relative) * float(SMOOTHING**self.exponent)
 
-    def distance_and_derivative(self, x: Tensor, y: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    def distance_and_derivative(
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         difference = x - y
         share = weight / difference[0].numel()
         if self.exponent == 2:
             distance = torch.linalg.vector_norm(difference, dim=(1, 2, 3)).square() * share
-            return distance, difference.mul_(2 * share)
-        if self.exponent == 1:
+        elif self.exponent == 1:
             distance = torch.linalg.vector_norm(difference, ord=1, dim=(1, 2, 3)) * share
-            return distance, difference.sign_().mul_(share)
-        distance = self._size(difference).mean(dim=(1, 2, 3)) * weight
-        smoothed = difference.square() + SMOOTHING**2
-        return distance, difference.mul_(smoothed.pow_(self.exponent / 2 - 1)).mul_(self.exponent * share)
+            difference.sign_()
+        else:
+            distance = self._size(difference).mean(dim=(1, 2, 3)) * weight
+            smoothed = difference.square() + SMOOTHING**2
+            difference.mul_(smoothed.pow_(self.exponent / 2 - 1))
+        factor = self.exponent * share
+        return distance, difference.mul_(factor) if into is None else into.add_(difference, alpha=factor)
 
     def map(self, x: Tensor, y: Tensor) -> Tensor:
         return self._size(x - y).mean(dim=1, keepdim=True)
@@ -94,12 +104,16 @@ class Texture(NamedTuple):
         difference = strength(x)[0] - strength(y)[0]
         return difference.square() if self.exponent == 2 else difference.abs()
 
-    def distance_and_derivative(self, x: Tensor, y: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    def distance_and_derivative(
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gradient = torch.zeros_like(x) if into is None else into
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x)), torch.zeros_like(x)
+            return x.new_zeros(len(x)), gradient
         (of_x, mean), (of_y, _) = strength(x), strength(y)
         distance, by_strength = Difference(self.exponent).distance_and_derivative(of_x, of_y, weight)
-        return distance, from_strength(by_strength, x, of_x, mean)
+        add_by_strength(gradient, by_strength, x, of_x, mean)
+        return distance, gradient
 
     def map(self, x: Tensor, y: Tensor) -> Tensor:
         size = (x.shape[2], x.shape[3])
@@ -134,18 +148,21 @@ class Periodic(NamedTuple):
         tiles = F.unfold(difference, self.period, stride=self.period)
         return tiles.view(count, channels * self.period**2, height // self.period, width // self.period)
 
-    def distance_and_derivative(self, x: Tensor, y: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        gradient = torch.zeros_like(x)
+    def distance_and_derivative(
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gradient = torch.zeros_like(x) if into is None else into
         if not self.fits((x.shape[2], x.shape[3])):
             return x.new_zeros(len(x)), gradient
-        tiles = self._tiles(x - y)
-        means = window_means(tiles)
+        means = window_means(self._tiles(x - y))
         share = weight * WINDOW**2 / means[0].numel()
         distance = torch.linalg.vector_norm(means, dim=(1, 2, 3)).square() * share
-        by_tiles = torch.zeros_like(tiles)
-        add_to_blocks(by_tiles, to_blocks(means.mul_(2 * share)))
-        by_pixels = F.pixel_shuffle(by_tiles, self.period)
-        gradient[:, :, : by_pixels.shape[2], : by_pixels.shape[3]] = by_pixels
+        blocks = F.pixel_shuffle(to_blocks(means.mul_(2 * share)), self.period)
+        count, channels = x.shape[:2]
+        height, width = (side // self.period for side in blocks.shape[2:])
+        shape = (count, channels, height, BLOCK, self.period, width, BLOCK, self.period)
+        covered = gradient[:, :, : BLOCK * blocks.shape[2], : BLOCK * blocks.shape[3]].view(shape)
+        covered.add_(blocks.view(count, channels, height, 1, self.period, width, 1, self.period))
         return distance, gradient
 
     def map(self, x: Tensor, y: Tensor) -> Tensor:
@@ -164,7 +181,7 @@ class Periodic(NamedTuple):
 
 def window_means(x: Tensor) -> Tensor:
     """(N, C, H // 4 - 1, W // 4 - 1): means over windows. What is left over at the right and below is not seen."""
-    return F.avg_pool2d(x, WINDOW, BLOCK)
+    return F.avg_pool2d(F.avg_pool2d(x, BLOCK), 2, 1)
 
 
 def strength(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,13 +191,11 @@ def strength(x: Tensor) -> tuple[Tensor, Tensor]:
     return (variance.clamp_min(0) + LEAST_STRENGTH**2).sqrt(), mean
 
 
-def from_strength(by_strength: Tensor, x: Tensor, of_x: Tensor, mean: Tensor) -> Tensor:
-    """The gradient by ``x`` of one by the strength of its windows, which is (x - mean) / strength of each window."""
-    gradient = torch.zeros_like(x)
+def add_by_strength(gradient: Tensor, by_strength: Tensor, x: Tensor, of_x: Tensor, mean: Tensor) -> None:
+    """Adds what a gradient by the strength of windows is by ``x``: of each window, (x - mean) / strength times it."""
     slope = by_strength / of_x
     add_to_blocks(gradient, to_blocks(slope), x)
     add_to_blocks(gradient, to_blocks(slope.mul_(mean).neg_()))
-    return gradient
 
 
 def to_blocks(by_mean: Tensor) -> Tensor:

@@ -42,10 +42,18 @@ class TestEveryTerm:
         torch.testing.assert_close(distance, expected.detach())
         torch.testing.assert_close(derivative, by_x)
 
+    def test_the_derivative_is_added_to_another_gradient(self, term: Term, size: tuple[int, int]) -> None:
+        x, y = pair(size)
+        alone, other = term.distance_and_derivative(x, y, 3.0), pair(size, seed=5)[0]
+        distance, total = term.distance_and_derivative(x, y, 3.0, other.clone())
+        torch.testing.assert_close(distance, alone[0])
+        torch.testing.assert_close(total, other + alone[1])
+
     def test_the_layout_in_memory_does_not_matter(self, term: Term, size: tuple[int, int]) -> None:
         x, y = pair(size, channels=5)
         flat = term.distance_and_derivative(x, y, 1.0)
-        last = term.distance_and_derivative(*(image.to(memory_format=torch.channels_last) for image in (x, y)), 1.0)
+        x, y = (image.to(memory_format=torch.channels_last) for image in (x, y))
+        last = term.distance_and_derivative(x, y, 1.0)
         torch.testing.assert_close(last, flat)
 
     def test_the_map_has_the_distance_as_its_mean_and_is_not_negative(self, term: Term, size: tuple[int, int]) -> None:
@@ -90,7 +98,7 @@ def test_the_derivative_of_texture_is_finite_where_nothing_varies() -> None:
     _, y = pair((16, 16))
     for exponent in (1.0, 2.0):
         x = torch.zeros_like(y, requires_grad=True)
-        Texture(exponent).distance(x, y).sum().backward()  # type: ignore[no-untyped-call]
+        Texture(exponent).distance(x, y).sum().backward()
         assert x.grad is not None
         assert x.grad.isfinite().all()
         _, derivative = Texture(exponent).distance_and_derivative(torch.zeros_like(y), y, 1.0)
