@@ -1,17 +1,16 @@
-"""Training images: reading them, and where they come from."""
+"""Training images: where they come from, and the levels of their pyramids."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from task_losses.pictures import decode_picture, read_file
 from task_losses.pyramid import level_size, resize
 from training.config import Config
 
@@ -40,16 +39,16 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
     """Reads an image.
 
     Args:
-        name: a file that Pillow reads, or ``.npy``: 8-bit numbers (H, W, 3), which need no Pillow; or
-            ``skimage:NAME`` for one of the photographs that scikit-image ships.
+        name: a file, read as :mod:`task_losses.pictures` says; or ``skimage:NAME`` for one of the photographs that
+            scikit-image ships.
         licence: of a file; those of scikit-image are known.
 
     Returns:
         (1, 3, H, W) float32 in [0, 1], and its source.
 
     Raises:
-        ValueError: there is no such image, or it cannot be read.
-        ImportError: Pillow or scikit-image is needed, and not installed.
+        ValueError: there is no such image, it cannot be read, or its reader needs Pillow, which is not installed.
+        ImportError: scikit-image is needed, and not installed.
     """
     path = Path(name)
     if name.startswith("skimage:"):
@@ -61,28 +60,9 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
         folder = Path(skimage.data.__file__).parent
         path = next(file for file in folder.glob(f"{short}.*") if file.suffix in (".png", ".jpg"))
         licence = SKIMAGE_LICENCES[short]
-    try:
-        data = path.read_bytes()
-        pixels = _array(data) if path.suffix == ".npy" else _picture(data)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"cannot read the image {str(path)!r}: {error}") from error
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    data = read_file(path)
     shown = name if name.startswith("skimage:") else path.name
-    return image, Source(shown, licence or "not stated", hashlib.sha256(data).hexdigest())
-
-
-def _array(data: bytes) -> np.ndarray:
-    pixels: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"expected uint8 numbers (H, W, 3), got {pixels.dtype} {pixels.shape}")
-    return pixels
-
-
-def _picture(data: bytes) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as file:  # one that is unknown raises an OSError
-        return np.array(file.convert("RGB"))
+    return decode_picture(data, str(path)), Source(shown, licence or "not stated", hashlib.sha256(data).hexdigest())
 
 
 def picture(image: Tensor) -> Image.Image:
