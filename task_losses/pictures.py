@@ -1,6 +1,6 @@
-"""The one reader of pictures: for the command line, training, the benchmark and the demo. docs/pictures.md has its table.
+"""The one reader of pictures: for the command line, training, the benchmark and the demo.
 
-Pillow is imported only when a picture is read.
+docs/pictures.md says what is read and what is refused. Pillow is imported only when a picture is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # What counts as a picture in a folder; a file that is named is read whatever its suffix.
 SUFFIXES = frozenset(
-    ".avif .bmp .gif .jp2 .jpeg .jpg .mpo .npy .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split(),
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".npy", ".pbm"}
+    | {".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
 NUMBERS = b"\x93NUMPY"  # what an .npy file begins with
 ORIENTATION = 0x0112  # EXIF's tag
@@ -104,7 +105,7 @@ def require_pillow() -> None:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Errors of the reader as PictureError. A damaged file makes Pillow and numpy raise whatever the damage leads to."""
+    """Errors of the reader as PictureError: of a damaged file, Pillow and numpy raise whatever the damage leads to."""
     try:
         yield
     except PictureError:
@@ -121,7 +122,7 @@ def _numbers(data: bytes, name: str) -> np.ndarray:
     if not (numbers.ndim == 2 or (numbers.ndim == 3 and numbers.shape[2] == 3)) or numbers.size == 0:
         raise PictureError(f"{name} holds numbers of shape {numbers.shape}, expected (H, W, 3) or (H, W)")
     if numbers.dtype in (np.uint8, np.uint16):
-        return numbers.astype(np.float32) / np.float32(np.iinfo(numbers.dtype).max)
+        return np.divide(numbers, np.iinfo(numbers.dtype).max, dtype=np.float32)
     if numbers.dtype not in (np.float32, np.float64):
         raise PictureError(f"{name} holds {numbers.dtype} numbers, expected uint8, uint16, float32 or float64")
     if not (numbers.min() >= 0 and numbers.max() <= 1):  # also where one is not a number
@@ -182,7 +183,7 @@ def _is_deep(file: Image, data: bytes) -> bool:
         at = data.find(b"av1C")
         return at >= 0 and bool(data[at + 6] & 0x40)
     if file.format == "TIFF":
-        return max(getattr(file, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8
+        return any(bits > 8 for bits in getattr(file, "tag_v2", {}).get(BITS_PER_SAMPLE, ()))
     for codec, _, _, arguments in getattr(file, "tile", ()):
         values = arguments if isinstance(arguments, tuple) else (arguments,)
         if codec == "SGI16" or (codec.startswith("ppm") and values[1] > 255):

@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def numbers(content: np.ndarray, top: float) -> Make:
         with path.open("wb") as file:
             np.save(file, content)
         values = (content if content.ndim == 3 else np.repeat(content[..., None], 3, axis=-1)).astype(np.float32)
-        return values / np.float32(top)
+        return np.divide(values, np.float32(top))
 
     return make
 
@@ -134,7 +135,7 @@ def content(data: bytes) -> Make:
     return make
 
 
-def tiff(values: np.ndarray, **options: object) -> Make:
+def tiff(values: np.ndarray, **options: Any) -> Make:
     def make(path: Path) -> Shown:
         import tifffile
 
@@ -289,6 +290,7 @@ def test_the_page_and_the_cases_name_the_same_pictures() -> None:
     assert set(listed.split()) == SUFFIXES
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's, of what the test itself opens
 @pytest.mark.parametrize(("row", "make"), ROWS)
 def test_a_picture_is_read_or_refused_as_the_page_says(row: str, make: Make, tmp_path: Path) -> None:
     path = tmp_path / "picture"
