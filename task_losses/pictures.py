@@ -122,7 +122,8 @@ def _numbers(data: bytes, name: str) -> np.ndarray:
     if not (numbers.ndim == 2 or (numbers.ndim == 3 and numbers.shape[2] == 3)) or numbers.size == 0:
         raise PictureError(f"{name} holds numbers of shape {numbers.shape}, expected (H, W, 3) or (H, W)")
     if numbers.dtype in (np.uint8, np.uint16):
-        return np.divide(numbers, np.iinfo(numbers.dtype).max, dtype=np.float32)
+        scaled: np.ndarray = np.divide(numbers, np.iinfo(numbers.dtype).max, dtype=np.float32)
+        return scaled
     if numbers.dtype not in (np.float32, np.float64):
         raise PictureError(f"{name} holds {numbers.dtype} numbers, expected uint8, uint16, float32 or float64")
     if not (numbers.min() >= 0 and numbers.max() <= 1):  # also where one is not a number

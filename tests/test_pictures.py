@@ -81,7 +81,8 @@ def numbers(content: np.ndarray, top: float) -> Make:
         with path.open("wb") as file:
             np.save(file, content)
         values = (content if content.ndim == 3 else np.repeat(content[..., None], 3, axis=-1)).astype(np.float32)
-        return np.divide(values, np.float32(top))
+        result: np.ndarray = np.divide(values, np.float32(top))
+        return result
 
     return make
 

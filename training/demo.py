@@ -31,7 +31,7 @@ if not __package__:  # run by its path
 
 from task_losses import JPEGLoss
 from training.bench.study.restorers import make_restorer
-from training.distortions import jpeg
+from training.builtin.codecs import jpeg
 from training.images import open_image, picture, resize_clipped
 
 TRAINING = ("skimage:chelsea", "skimage:coffee", "skimage:rocket")

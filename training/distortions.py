@@ -7,17 +7,17 @@ scale of the pyramid, with a strength drawn anew each time, so that one loss ser
 from __future__ import annotations
 
 import importlib
-import io
 import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from training.config import Config
+from training.builtin import BUILTIN
+from training.command import run_command
+from training.config import Config, is_command
 from training.wiener import wiener_restored
 
 # (1, 3, H, W) in [0, 1], and the source of randomness -> the distorted image, same shape.
@@ -27,25 +27,37 @@ Adversary = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 def make_distortion(config: Config) -> Distortion:
-    """The distortion that a configuration names: its task's, or the user's own.
+    """The distortion that a configuration names: its task's, or the user's own; of several one is drawn each time.
 
     Raises:
-        ValueError: the user's ``module:function`` cannot be imported.
+        ValueError: the user's ``module:function`` cannot be imported, or a built-in one lacks something here.
     """
-    if config.distortion is not None:
-        return _imported(config.distortion)
-    if config.task == "sr":
-        return lambda image, generator: image  # the pyramid's upscaling is the distortion
-    if config.task == "denoise":
-        low, high = (sigma / 255 for sigma in config.noise_sigma)
-        return lambda image, generator: gaussian_noise(image, uniform(low, high, generator), generator)
-    if config.task == "jpeg":
-        first, last = config.jpeg_quality
-        return lambda image, generator: jpeg(image, round(uniform(first, last, generator)))
-    raise ValueError(
-        f"no built-in distortion for the task {config.task!r}: use sr, denoise or jpeg, "
-        "or name your own function with --distortion module:function"
-    )
+    parts = [_part(name, config) for name in config.distortions]
+    if len(parts) == 1:
+        return parts[0]
+    weights = torch.tensor(config.distortion_weights or [1.0] * len(parts), dtype=torch.float64)
+
+    def distort(image: Tensor, generator: torch.Generator) -> Tensor:
+        return parts[int(torch.multinomial(weights, 1, generator=generator))](image, generator)
+
+    return distort
+
+
+def _part(name: str, config: Config) -> Distortion:
+    if is_command(name):
+        return lambda image, generator: run_command(name, image, generator, config.command_seconds)
+    if name not in BUILTIN:
+        return _imported(name)
+    builtin = BUILTIN[name]
+    if lacking := builtin.lacking():
+        raise ValueError(f"the distortion {name} needs {lacking}")
+    ranges = [(strength, getattr(config, strength.setting)) for strength in builtin.strengths]
+
+    def distort(image: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = [strength.draw(low, high, generator) for strength, (low, high) in ranges]
+        return builtin.apply(image, *drawn, generator=generator)
+
+    return distort
 
 
 def make_adversary(config: Config) -> Adversary:
@@ -60,36 +72,6 @@ def make_adversary(config: Config) -> Adversary:
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def gaussian_noise(image: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """Adds white Gaussian noise, without clipping.
-
-    Args:
-        image: any shape, floating point.
-        sigma: standard deviation, in the image's units (25 / 255 for "sigma 25" on images in [0, 1]).
-        generator: on the CPU, whatever the image's device, so that a seed means the same noise everywhere.
-    """
-    noise = torch.randn(image.shape, generator=generator, dtype=torch.float32)
-    return image + sigma * noise.to(image.device, image.dtype)
-
-
-def jpeg(image: Tensor, quality: int) -> Tensor:
-    """Compresses with a real JPEG codec (Pillow's default 4:2:0 chroma) and decodes again.
-
-    Args:
-        image: (N, 3, H, W) in [0, 1]; clipped and rounded to 8 bits first.
-        quality: libjpeg's scale, 1 to 95.
-    """
-    from PIL import Image  # the codec; a machine without it can train for other tasks
-
-    pixels = (image.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
-    decoded = []
-    for picture in pixels:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=quality)
-        decoded.append(np.array(Image.open(file)))
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).to(image.device, image.dtype) / 255
 
 
 def _imported(name: str) -> Distortion:

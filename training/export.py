@@ -31,7 +31,7 @@ from task_losses.discriminator import FrozenDiscriminator
 from task_losses.files import write_file
 from task_losses.weights import MANIFEST, describe, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
-from training.config import INDIFFERENT, Config, add_flags, given_settings
+from training.config import Config, add_flags, given_settings
 from training.images import open_image, pyramid
 from training.networks import Block, Discriminator
 from training.provenance import ROOT
@@ -124,7 +124,7 @@ def weight_file(trained: Trained) -> bytes:
     _, source = open_image(config.image, config.image_licence)
     info = {
         "task": config.task,
-        "config": {k: v for k, v in json.loads(config.to_json()).items() if k not in INDIFFERENT},
+        "config": json.loads(json.dumps(config.used)),
         "image": asdict(source),
         "feature_scale": factor,
         "license": "MIT",
@@ -177,7 +177,7 @@ def _flag(name: str, value: Any) -> str:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {' '.join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))}"
+    return f"--{flag} {shlex.join(map(str, value if isinstance(value, list) else [value]))}"
 
 
 def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) -> None:

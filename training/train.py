@@ -25,7 +25,7 @@ if not __package__:  # run by its path
 
 import torch
 
-from training.config import INDIFFERENT, Config, add_flags, given_settings
+from training.config import INDIFFERENT, Config, add_flags, given_settings, task_of
 from training.distortions import make_distortion
 from training.draws import drawn
 from training.images import open_image, pyramid, resize_clipped
@@ -38,6 +38,17 @@ from training.sweep import check_alike, read_sweep
 from training.threads import use_threads
 from training.together import Training, train_together
 from training.updates import updates_of
+
+EXAMPLES = """\
+examples:
+  a built-in distortion, and a photograph of your own:
+    python -m training.train --task webp --webp-quality 10 50 --image photo.jpg
+  a function of your own, in my_module.py of the current folder:
+    python -m training.train --task rain --distortion my_module:add_rain --image photo.jpg
+  a program, and every other time a blur:
+    python -m training.train --task scan --image photo.jpg \\
+        --distortion "cwebp -q $((10 + {seed} % 50)) {in} -o {out}" motion
+"""
 
 MakeScale = Callable[[Config, int, torch.device], Scale]
 
@@ -155,7 +166,7 @@ def prepare(arguments: argparse.Namespace) -> list[Run]:
         ValueError, OSError: settings, folders and checkpoints do not fit together.
     """
     given = given_settings(arguments)
-    out = Path(arguments.out or f"runs/{given.get('task', Config.task)}")
+    out = Path(arguments.out or f"runs/{given.get('task', Config.task) if arguments.batch_runs else task_of(given)}")
     if arguments.batch_runs is None:
         return [prepare_run(out, given, arguments)]
     entries = read_sweep(Path(arguments.batch_runs))
@@ -168,7 +179,8 @@ def prepare_run(path: Path, given: dict[str, Any], arguments: argparse.Namespace
     """One run; a resumed one takes its settings from its checkpoint, and where it is computed from ``given``."""
     folder = RunFolder(path)
     if not arguments.resume:
-        return Run(Config(**settings(given.get("task", Config.task), given, arguments.recipe)), folder)
+        task = task_of(given)
+        return Run(Config(**settings(task, {**given, "task": task}, arguments.recipe)), folder)
     checkpoint = folder.load_checkpoint()
     config = Config.from_dict(json.loads(checkpoint["config"]))
     changed = {name: value for name, value in given.items() if getattr(config, name) != value}
@@ -178,18 +190,25 @@ def prepare_run(path: Path, given: dict[str, Any], arguments: argparse.Namespace
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python training/train.py", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--out", help="folder of the run [runs/TASK]")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out after its newest checkpoint")
-    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        usage="%(prog)s [--task TASK] [--distortion WHAT ...] [--image FILE] [other options]",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    of_run = parser.add_argument_group("the run")
+    of_run.add_argument("--out", metavar="FOLDER", help="of the run [runs/TASK]")
+    of_run.add_argument("--resume", action="store_true", help="continue the run in --out after its newest checkpoint")
+    of_run.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    of_run.add_argument(
         "--recipe",
         choices=FORMS,
         default=FORMS[0],
         help="where settings come from that no other flag names: recommended is the released recipe of sr, denoise and "
         "jpeg, and for other tasks what serves these best; paper is the paper's form [%(default)s]",
     )
-    parser.add_argument(
+    of_run.add_argument(
         "--batch-runs",
         metavar="FILE",
         help="several runs at once, each into a folder of its name in --out: JSON, a name and settings of its own for "

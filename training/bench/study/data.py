@@ -15,7 +15,9 @@ from torch import Tensor
 from task_losses.pictures import pictures_in, read_picture
 from task_losses.pyramid import resize
 from training.bench.study.restorers import SR_FACTOR
-from training.distortions import gaussian_noise, jpeg, uniform
+from training.builtin.codecs import jpeg
+from training.builtin.noise import gaussian_noise
+from training.distortions import uniform
 
 TRAIN_SIGMA = (5.0, 50.0)  # grey levels of 255
 TRAIN_QUALITY = (5, 40)
