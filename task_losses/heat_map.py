@@ -13,7 +13,7 @@ from task_losses.pictures import PictureError, require_pillow
 PERCENTILE = 99
 DIMMED = 0.5  # the reference's brightness under the map
 STOPS = (0.0, 0.33, 0.67, 1.0)
-COLOURS = np.array([(70, 0, 110), (215, 25, 30), (255, 190, 0), (255, 255, 255)], dtype=np.float64)
+COLOURS = np.array([(70, 0, 110), (215, 25, 30), (255, 190, 0), (255, 255, 255)], dtype=np.float32)
 LEGEND = 36  # height in pixels
 NARROWEST = 260  # that the legend's words fit into
 
@@ -45,10 +45,10 @@ def write_heat_map(values: Tensor, reference: Tensor, path: Path) -> None:
     check_map_path(path)
     from PIL import Image, ImageDraw
 
-    numbers = values[0, 0].double().cpu().numpy()
+    numbers = values[0, 0].float().cpu().numpy()
     positive = numbers[numbers > 0]
     top = float(np.quantile(positive, PERCENTILE / 100)) if positive.size else 0.0
-    grey = reference[0].mean(dim=0).double().cpu().numpy()
+    grey = reference[0].mean(dim=0).float().cpu().numpy()
     picture = _blended(numbers / top if top else numbers, grey)
 
     height, width = numbers.shape
@@ -68,9 +68,12 @@ def write_heat_map(values: Tensor, reference: Tensor, path: Path) -> None:
 
 def _blended(relative: np.ndarray, grey: np.ndarray) -> np.ndarray:
     """Colours of values over a grey picture, (H, W, 3) uint8; opaque from half of the scale on."""
-    relative = relative.clip(0, 1)
-    opacity = (2 * relative).clip(0, 1)[..., None]
-    colour = np.stack([np.interp(relative, STOPS, COLOURS[:, channel]) for channel in range(3)], axis=-1)
-    below = 255 * DIMMED * grey.clip(0, 1)[..., None]
-    blended: np.ndarray = (opacity * colour + (1 - opacity) * below).round().astype(np.uint8)
+    level = (255 * relative.clip(0, 1)).round().astype(np.uint8)
+    places = np.linspace(0, 1, 256)
+    opacity = (2 * places).clip(0, 1).astype(np.float32)
+    below = (1 - opacity)[level] * (255 * DIMMED * grey.clip(0, 1))
+    blended = np.empty((*level.shape, 3), np.uint8)
+    for channel in range(3):  # one by one, for the memory that large pictures take
+        colour = opacity * np.interp(places, STOPS, COLOURS[:, channel]).astype(np.float32)
+        blended[..., channel] = (colour[level] + below).round()
     return blended
