@@ -111,7 +111,8 @@ def test_an_unfinished_run_is_refused(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def project(tmp_path):
-    (tmp_path / "task_losses").mkdir()
+    for folder in ("task_losses", "training"):
+        (tmp_path / folder).mkdir()
     manifest = {"schema": 1, "version": "1", "repo_id": "a/b", "revision": "c" * 40, "license": "MIT", "weights": {}}
     (tmp_path / "weights_manifest.json").write_text(json.dumps(manifest))
     return tmp_path
