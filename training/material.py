@@ -116,7 +116,7 @@ def changes(config: Config, material: Material) -> tuple[str | None, str | None]
     if material.distortion is not None:
         try:
             now = own_source(material.distortion.name).sha256
-            if now != material.distortion.sha256:
+            if now is not None and now != material.distortion.sha256:
                 distortion = f"the source of {material.distortion.name} has changed"
         except ValueError:
             pass
