@@ -155,11 +155,11 @@ class RunFolder:
     def _rows_before(self, config: Config, steps: int) -> list[dict[str, str]]:
         """Rows that a kill or a power cut has left whole."""
         try:
-            text = self._csv_path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+            lines = self._csv_path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         except FileNotFoundError:
             return []
         kept = []
-        for row in csv.DictReader(text.splitlines()):
+        for row in csv.DictReader(line for line in lines if line.endswith("\n") and "\0" not in line):
             try:
                 values = {name: float(row[name]) for name in _columns(config)}
             except (KeyError, TypeError, ValueError):

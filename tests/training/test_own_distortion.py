@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from own import NOISE, SMALL, own_run, write_image, write_module
+from own import NOISE, own_run, write_image, write_module
 
 from task_losses import TaskLoss
 from training import export, train
