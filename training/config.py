@@ -84,8 +84,11 @@ class Config:
             ValueError: a setting has a value that cannot be; the message names both.
         """
         for name, kind in get_type_hints(Config).items():
-            if not _is_of(getattr(self, name), kind):
-                raise ValueError(f"{_flag(name)} must be {_kind_in_words(kind)}, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not _is_of(value, kind):
+                raise ValueError(f"{_flag(name)} must be {_kind_in_words(kind)}, got {value!r}")
+            if kind is float or kind == tuple[float, float]:  # a whole number is one of these; torch is stricter
+                object.__setattr__(self, name, float(value) if kind is float else tuple(map(float, value)))
         for name in ("steps", "critic_updates", "generator_updates", "checkpoint_every", "scales"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")

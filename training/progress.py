@@ -60,7 +60,7 @@ class Progress:
         now = self._told = self._clock()
         line = f"scale {scale + 1}/{len(self._work)}  {self._done / self._all:4.0%}  {_time(now - self._begun)} gone"
         since, before = self._measured or (now, self._done)
-        if now - since >= SETTLED:
+        if now - since >= SETTLED and self._done > before:
             rate = (self._done - before) / (now - since)
             line += f", {_time((self._all - self._done) / rate)} left, {rate / self._work[scale]:.1f} steps/s"
         if self._live:

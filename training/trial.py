@@ -128,4 +128,5 @@ def _phase_correlation(image: Tensor, result: Tensor) -> Tensor:
     window = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)
     spectra = [torch.fft.fft2((x - x.mean()) * window) for x in (image, result)]
     product = spectra[1] * spectra[0].conj()
-    return torch.fft.ifft2(product / product.abs().clamp(min=1e-12)).real
+    surface: Tensor = torch.fft.ifft2(product / product.abs().clamp(min=1e-12)).real
+    return surface
