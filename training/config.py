@@ -7,7 +7,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+import torch
 
 from task_losses.discriminator import DISTANCES, Architecture
 from training.builtin import BUILTIN
@@ -49,7 +52,7 @@ else:
         [
             (
                 strength.setting,
-                tuple[float, float],
+                tuple[(type(strength.default[0]),) * 2],
                 setting(
                     strength.default,
                     f"{name}: {strength.text}",
@@ -140,6 +143,22 @@ class Config(_Strengths):
     kernels: str = setting("auto", "what computes the critic's step", choices=KERNELS)
 
     def __post_init__(self) -> None:
+        """Every value is checked here, from wherever it came.
+
+        Raises:
+            ValueError: a setting has a value that cannot be; the message names both.
+        """
+        for name, kind in get_type_hints(Config).items():
+            value = getattr(self, name)
+            if not _is_of(value, kind):
+                raise ValueError(f"{_flag(name)} must be {_kind_in_words(kind)}, got {value!r}")
+            if kind is float or kind == tuple[float, float]:  # a whole number is one of these; torch is stricter
+                object.__setattr__(self, name, float(value) if kind is float else tuple(map(float, value)))
+        for name in ("steps", "critic_updates", "generator_updates", "checkpoint_every", "scales"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        smallest = self.architecture.receptive_field  # it raises where there is no such architecture
+        _ = self.critic_objective  # as it does
         problems = [
             (not self.task.isidentifier(), f"task must be a plain name, got {self.task!r}"),
             (
@@ -158,22 +177,32 @@ class Config(_Strengths):
                 f"{self.distortion_weights}",
             ),
             (
-                not all(0 < weight < math.inf for weight in self.distortion_weights),
+                not all(weight > 0 for weight in self.distortion_weights),
                 f"distortion-weights must be positive, got {self.distortion_weights}",
             ),
-            (not self.command_seconds > 0, f"command-seconds must be positive, got {self.command_seconds}"),
+            (self.command_seconds <= 0, f"command-seconds must be positive, got {self.command_seconds}"),
+            (abs(self.seed) >= 2**50, f"seed must lie between -2^50 and 2^50, got {self.seed}"),
+            (
+                self.longest_side < smallest,
+                f"longest-side must be at least {smallest} pixels, what a critic sees, got {self.longest_side}",
+            ),
             (
                 self.wiener != 0 and (self.wiener < 0 or self.wiener % 2 == 0),
                 f"wiener must be an odd number of pixels, or 0 for no filter, got {self.wiener}",
             ),
             (not 0 < self.image_share < 1, f"image-share must lie between 0 and 1, got {self.image_share}"),
-            (self.steps < 1, f"steps must be at least 1, got {self.steps}"),
-            (self.critic_updates < 1, f"critic-updates must be at least 1, got {self.critic_updates}"),
-            (self.generator_updates < 1, f"generator-updates must be at least 1, got {self.generator_updates}"),
-            (self.checkpoint_every < 1, f"checkpoint-every must be at least 1, got {self.checkpoint_every}"),
             (self.threads < 0, f"threads must be at least 1, or 0 for as many as possible, got {self.threads}"),
             (self.kernels not in KERNELS, f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}"),
+            (not _names_a_device(self.device), f"device must be auto, cpu, cuda or cuda:NUMBER, got {self.device!r}"),
             (self.lr <= 0, f"lr must be positive, got {self.lr}"),
+            (not all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}"),
+            (not 0 <= self.lr_decay_at <= 1, f"lr-decay-at must be a fraction from 0 to 1, got {self.lr_decay_at}"),
+            (not 0 < self.lr_decay <= 1, f"lr-decay must be above 0 and at most 1, got {self.lr_decay}"),
+            (self.penalty_weight < 0, f"penalty-weight must not be negative, got {self.penalty_weight}"),
+            (
+                self.reconstruction_weight < 0,
+                f"reconstruction-weight must not be negative, got {self.reconstruction_weight}",
+            ),
             (
                 len(self.channels) not in (1, self.scales),
                 f"channels must be one number or one per scale ({self.scales}), got {self.channels}",
@@ -187,14 +216,13 @@ class Config(_Strengths):
         for wrong, message in problems:
             if wrong:
                 raise ValueError(message)
-        _ = self.architecture, self.critic_objective  # raise for impossible ones
 
     def _strength_problem(self, name: str) -> tuple[bool, str]:
         low, high = getattr(self, name)
         least, most = STRENGTHS[name][0].limits
         return (
             not least <= low <= high <= most,
-            f"{name.replace('_', '-')} must be {least:g} <= low <= high <= {most:g}, got {(low, high)}",
+            f"{_flag(name)} must be {least:g} <= low <= high <= {most:g}, got {(low, high)}",
         )
 
     @property
@@ -234,7 +262,12 @@ class Config(_Strengths):
         """The inverse of ``asdict``, also after a trip through JSON, which turns tuples into lists.
 
         A setting that the content does not know had, when it was written, the value in ``BEFORE``.
+
+        Raises:
+            ValueError: it has settings that are not known here, or values that cannot be.
         """
+        if unknown := sorted(content.keys() - {entry.name for entry in fields(cls)}):
+            raise ValueError(f"there are no settings {', '.join(unknown)}: a newer version may have written them")
         settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
         return cls(**{**BEFORE, **settings})
 
@@ -250,7 +283,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = Non
         if names is not None and entry.name not in names:
             continue
         assert entry.default is not MISSING
-        flag = "--" + entry.name.replace("_", "-")
+        flag = f"--{_flag(entry.name)}"
         text = f"{entry.metadata['help']} [{_shown(entry.default)}]".replace("%", "%%")
         if isinstance(entry.default, bool):
             section.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
@@ -288,6 +321,47 @@ def given_settings(arguments: argparse.Namespace, names: Sequence[str] | None = 
     if len(given.get("distortion", ())) == 1:
         (given["distortion"],) = given["distortion"]
     return given
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type that this file annotates with; a whole number is a float too, nan is none."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, tuple):
+            return False
+        if kinds[-1] is Ellipsis:
+            return all(_is_of(each, kinds[0]) for each in value)
+        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if isinstance(kind, UnionType):
+        return any(_is_of(value, one) for one in get_args(kind))
+    if kind is NoneType:
+        return value is None
+    if isinstance(value, bool) or kind is bool:
+        return kind is bool and isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _kind_in_words(kind: Any) -> str:
+    if kind == str | tuple[str, ...] | None:
+        return "a text, or a list of texts"
+    if get_origin(kind) is tuple:
+        first, *others = get_args(kind)
+        plain = "whole numbers" if first is int else "finite numbers"
+        return f"a list of {plain}" if others == [Ellipsis] else f"two {plain}"
+    return {bool: "true or false", int: "a whole number", float: "a finite number"}.get(kind, "a text")
+
+
+def _names_a_device(name: str) -> bool:
+    try:
+        return name == "auto" or torch.device(name).type != "meta"  # which has no numbers
+    except RuntimeError:
+        return False
 
 
 def _shown(value: Any) -> str:

@@ -31,7 +31,7 @@ folder = RunFolder(Path("run"))
 folder.create(Config())
 for step in range(30):
     folder.log(step, 0, {{"critic_distance": torch.tensor(1.0)}})
-folder.save_preview(0, [image, image])
+folder.save_preview(0, {{"level": image}})
 folder.save_curves()
 folder.close()
 print(source.licence, tuple(image.shape), image.max().item())
@@ -45,7 +45,7 @@ def test_a_run_is_logged_without_what_is_missing(tmp_path):
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.stdout == "mine (1, 3, 4, 5) 1.0\n", ended.stderr
     assert len((tmp_path / "run" / "losses.csv").read_text().splitlines()) == 31
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "losses.csv"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "losses.csv", "run.lock"}
     assert "run goes without event files, losses.png, pictures of the scales" in ended.stderr
 
 

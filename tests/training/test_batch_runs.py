@@ -85,9 +85,15 @@ def test_the_back_end_is_on_record_and_may_change_when_resuming(tmp_path):
         ({"a": {"channels": [4]}, "b": {"channels": [8]}}, "runs in one batch must share"),
         ({"a": {}, "b": {"image": "skimage:astronaut"}}, "crop the images to one shape, or train them apart"),
         ({"a": {"sed": 1}}, "a has settings that do not exist: sed"),
-        ({"../a": {}}, "cannot be the name of a folder"),
+        *(
+            ({name: {}}, "cannot be the name of a folder")
+            for name in ("../a", "..", ".", "", "/a", "a\\b", "a\0", "a\n")
+        ),
+        ({"a": {"steps": "3"}}, "steps must be a whole number, got '3'"),
+        ({"a": {"lr": float("nan")}}, "lr must be a finite number, got nan"),
         ({"a": 1}, "expected JSON like"),
         ("{", "expected JSON like"),
+        ("[" * 100_000, "expected JSON like"),
     ],
 )
 def test_sweeps_that_do_not_fit_are_refused_before_any_work(tmp_path, capsys, content, message):
