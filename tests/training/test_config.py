@@ -23,7 +23,8 @@ BAD = [
     ("input_range", (1.0, 0.0)), ("input_range", (0.0, math.inf)), ("noise_sigma", (5.0, math.nan)),
     ("jpeg_quality", (5, 200)), ("upscale", "yes"), ("upscale", 1), ("task", "a b"), ("task", 3), ("image", None),
     ("distortion", 3), ("distortion", ("jpeg", 3)), ("distortion", "wepb"), ("distortion_weights", (1.0, 1.0)),
-    ("distortion_weights", (0.0,)), ("distortion_weights", (math.nan,)), ("command_seconds", 0.0), ("threads", -1), ("kernels", "fast"), ("objective", "mse"), ("checkpoint_every", 0),
+    ("distortion_weights", (0.0,)), ("distortion_weights", (math.nan,)), ("command_seconds", 0.0),
+    ("threads", -1), ("kernels", "fast"), ("objective", "mse"), ("checkpoint_every", 0),
 ]  # fmt: skip
 BAD += [(name, strength.default[::-1]) for name, (strength, _) in STRENGTHS.items()]  # the highest first
 
