@@ -6,7 +6,7 @@
 All files go up in one commit. They are then downloaded into an empty cache without a token, as a user would, and
 compared; the commit is tagged ``v<version>``; and only then is it written into the manifest as ``revision``, for a
 maintainer to commit. A run that was interrupted is repeated: what is done already is found and left alone. A version
-that is tagged never changes: new weights need a new version.
+that is tagged never changes, and no weight file's name comes twice with other bytes: new weights need a new version.
 """
 
 from __future__ import annotations

@@ -200,20 +200,27 @@ def prepare(arguments: argparse.Namespace) -> list[Run]:
     given = given_settings(arguments)
     out = Path(arguments.out or f"runs/{given.get('task', Config.task) if arguments.batch_runs else task_of(given)}")
     if arguments.batch_runs is None:
-        return [prepare_run(out, given, arguments)]
+        return [prepare_run(out, given, arguments, arguments.resume)]
     entries = read_sweep(Path(arguments.batch_runs))
-    runs = [prepare_run(out / name, {**given, **own}, arguments) for name, own in entries.items()]
+    # A stop may have come between two folders: what has none yet begins beside what goes on.
+    begun = {name: RunFolder(out / name).begun for name in entries}
+    runs = [
+        prepare_run(
+            out / name, {**given, **own}, arguments, arguments.resume and (begun[name] or not any(begun.values()))
+        )
+        for name, own in entries.items()
+    ]
     check_alike({name: run.config for name, run in zip(entries, runs, strict=True)})
     return runs
 
 
-def prepare_run(path: Path, given: dict[str, Any], arguments: argparse.Namespace) -> Run:
+def prepare_run(path: Path, given: dict[str, Any], arguments: argparse.Namespace, resume: bool) -> Run:
     """One run; a resumed one takes its settings from its folder, and where it is computed from ``given``.
 
     One that was stopped before its first checkpoint begins again.
     """
     folder = RunFolder(path)
-    if not arguments.resume:
+    if not resume:
         task = task_of(given)
         return Run(Config(**settings(task, {**given, "task": task}, arguments.recipe)), folder)
     if folder.begun and not arguments.dry_run:

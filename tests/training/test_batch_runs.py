@@ -72,6 +72,24 @@ def test_a_batch_that_was_stopped_goes_on(tmp_path, monkeypatch):
         assert_same_weights(checkpoint(tmp_path / "whole" / name), checkpoint(tmp_path / "broken" / name))
 
 
+def test_a_batch_that_was_stopped_between_two_folders_goes_on(tmp_path, monkeypatch):
+    sweep = sweep_file(tmp_path, {name: SWEEP[name] for name in ("noise", "codec")})
+    honest = RunFolder.create
+
+    def dying(self, *arguments):
+        if self.path.name == "codec":
+            raise KeyboardInterrupt
+        honest(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "create", dying)
+        assert run(tmp_path / "out", "--batch-runs", sweep) == 130
+    assert not (tmp_path / "out" / "codec").exists()
+    assert run(tmp_path / "out", "--batch-runs", sweep, "--resume") == 0
+    assert all(len(checkpoint(tmp_path / "out" / name)["finished"]) == 2 for name in ("noise", "codec"))
+    assert run(tmp_path / "none", "--batch-runs", sweep, "--resume") == 2
+
+
 def test_the_back_end_is_on_record_and_may_change_when_resuming(tmp_path):
     assert run(tmp_path, "--task", "denoise", "--kernels", "reference") == 0
     assert json.loads(checkpoint(tmp_path)["origin"])["kernels"] == "reference"
