@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import torch
 
-from task_losses.discriminator import DISTANCES, Architecture
+from task_losses.architecture import DISTANCES, Architecture
 from training.builtin import BUILTIN
 from training.objectives import OBJECTIVES, Objective
 
@@ -117,7 +117,7 @@ class Config(_Strengths):
     longest_side: int = setting(200, "longest side of the finest level, in pixels")
     channels: tuple[int, ...] = setting((16,), "width of the discriminators: one for all scales, or one per scale")
     taps: tuple[int, ...] = setting((0, 4), "layers whose outputs the loss compares; 0 is the image itself, once")
-    distance: str = setting("squared", "how it compares them: by such differences", choices=DISTANCES)
+    distance: str = setting("squared", "how it compares them: by such differences", choices=tuple(DISTANCES))
     image_exponent: float = setting(2.0, "how it compares the image itself: by |difference|^exponent, from 1 to 2")
     image_share: float = setting(0.6, "share of the image itself in the loss, where 0 is among the taps")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from task_losses.discriminator import DISTANCES
+from task_losses.architecture import DISTANCES
 from training import train
 from training.builtin import BUILTIN
 from training.config import KERNELS, Config
