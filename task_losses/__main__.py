@@ -1,67 +1,103 @@
 """The command line: ``python -m task_losses`` or ``task-losses``. See docs/cli.md.
 
-Exit codes: 0 fine; 1 the weights are missing, damaged or out of reach; 2 the command or its pictures are wrong.
+Exit codes: 0 fine; 1 the weights are missing, damaged or out of reach; 2 the command or its pictures are wrong; 130
+interrupted; 141 whoever read the output has gone.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from task_losses import TaskLoss, WeightsError, WeightsUnavailable, __version__
 from task_losses.architecture import Architecture
 from task_losses.hub import HubOptions
 from task_losses.losses import LOSSES, RESOLUTIONS
-from task_losses.pictures import PictureError, read_picture, write_heat_map
+from task_losses.pictures import PictureError
+from task_losses.scores import Pair, Score, compare, compare_all, pairs_of, write_csv
 from task_losses.sources import is_published, load_weights, pinned_weights
 from task_losses.weights import Weights, embedded_weights, manifest
 
 WEIGHTS_FAILED = 1
 WRONG_USE = 2
+INTERRUPTED = 130
+PIPE_CLOSED = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console's code page may lack what a name or text holds
     try:
-        result: int = options.run(options)
-    except (WeightsError, PictureError, ValueError) as error:
+        try:
+            options = _parser().parse_args(arguments)
+            result: int = options.run(options)
+        finally:
+            sys.stdout.flush()
+    except (WeightsError, ValueError) as error:
         print(f"task-losses: {error}", file=sys.stderr)
         return WEIGHTS_FAILED if isinstance(error, WeightsError) else WRONG_USE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return result
 
 
 def score(options: argparse.Namespace) -> int:
-    """Compares two pictures."""
+    """Compares two pictures, or the pictures of two folders."""
+    folders = [path for path in (options.reference, options.image) if path.is_dir()]
+    if len(folders) == 1:
+        raise PictureError(f"{folders[0]} is a folder and the other is not: compare two pictures or two folders")
     loss = _loss(options)
-    reference, image = read_picture(options.reference), read_picture(options.image)
-    if reference.shape != image.shape:
-        raise PictureError(
-            f"the pictures differ in size: {options.reference} has {_size(reference)} pixels, {options.image} "
-            f"{_size(image)}; crop or resize one of them"
-        )
-    with torch.no_grad():
-        value = loss(image, reference).item()
-        shares = {scale: share.item() for scale, share in loss.per_scale(image, reference).items()}
-        if options.map is not None:
-            write_heat_map(loss.distance_map(image, reference), options.map)
+    if folders:
+        return _score_folders(options, loss)
+    found = compare(loss, Pair(options.image.stem, options.reference, options.image, options.map), str(options.image))
+    if options.csv is not None:
+        write_csv(options.csv, [found], loss.scales)
     if options.json:
-        content = {"loss": value, "per_scale": shares, "size": list(image.shape[2:]), **_identity(loss)}
-        print(json.dumps(content, indent=2))
+        print(json.dumps({**_content(found), **_identity(loss)}, indent=2))
         return 0
-    print(f"{value:.6g}")
-    for scale, share in shares.items():
+    print(f"{found.loss:.6g}")
+    for scale, share in found.per_scale.items():
         print(f"  scale {scale}  {share:.6g}{_end_of_pyramid(scale, loss.architecture)}")
-    left_out = sorted(set(loss.scales) - set(shares))
+    left_out = sorted(set(loss.scales) - set(found.per_scale))
     if left_out:
         print(f"  scales {left_out} left out: at their level the picture is too small")
     return 0
+
+
+def _score_folders(options: argparse.Namespace, loss: TaskLoss) -> int:
+    pairs, alone = pairs_of(options.reference, options.image, options.map)
+    result = compare_all(loss, pairs)
+    if alone:
+        print(f"task-losses: in one folder only, and left out: {', '.join(alone)}", file=sys.stderr)
+    for name, reason in result.failed.items():
+        print(f"task-losses: {name}: {reason}", file=sys.stderr)
+    if not result.scores:
+        return WRONG_USE
+    if options.csv is not None:
+        write_csv(options.csv, result.scores, loss.scales)
+    if options.json:
+        content = {"mean": result.mean, "pictures": [{"name": s.name, **_content(s)} for s in result.scores]}
+        print(json.dumps({**content, "left_out": alone, "failed": result.failed, **_identity(loss)}, indent=2))
+    else:
+        print(f"{result.mean:<12.6g}  mean of {len(result.scores)}, worst first:")
+        for one in result.scores:
+            print(f"{one.loss:<12.6g}  {one.name}")
+    return WRONG_USE if result.failed else 0
+
+
+def _content(score: Score) -> dict[str, Any]:
+    return {"loss": score.loss, "per_scale": score.per_scale, "size": list(score.size)}
 
 
 def info(options: argparse.Namespace) -> int:
@@ -135,7 +171,7 @@ def verify(options: argparse.Namespace) -> int:
 def _copies(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Weights], bool]]:
     """What is to be verified: its name, its loader, and whether it has to be there."""
     if options.weights is not None:
-        yield options.weights, partial(load_weights, options.weights, options.task), True
+        yield options.weights, partial(load_weights, _source(options.weights), options.task), True
         return
     cached = HubOptions(cache_dir=options.cache_dir, local_files_only=True)
     for task in [options.task] if options.task else LOSSES:
@@ -153,7 +189,13 @@ def _loss(options: argparse.Namespace) -> TaskLoss:
         raise ValueError(f"say which loss: --task {'|'.join(LOSSES)}, or --weights PATH")
     resolution = getattr(options, "resolution", "pyramid")
     kind = TaskLoss if options.task is None else LOSSES[options.task]
-    return kind(True if options.weights is None else options.weights, resolution=resolution)
+    return kind(True if options.weights is None else _source(options.weights), resolution=resolution)
+
+
+def _source(name: str) -> str | Path:
+    """What ``--weights`` names: a file or folder that is there, otherwise what the constructor makes of the string."""
+    path = Path(name).expanduser()
+    return path if path.exists() else name
 
 
 def _multiply_adds(architecture: Architecture, resolution: str) -> int:
@@ -164,11 +206,6 @@ def _multiply_adds(architecture: Architecture, resolution: str) -> int:
         area = architecture.ratio ** (2 * down)
         total += area * sum(9 * inputs * outputs for inputs, outputs in architecture.layer_shapes(scale))
     return round(total)
-
-
-def _size(picture: torch.Tensor) -> str:
-    height, width = picture.shape[2:]
-    return f"{width} x {height}"
 
 
 def _end_of_pyramid(scale: int, architecture: Architecture) -> str:
@@ -199,9 +236,17 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--cache-dir", metavar="DIR", help="another cache than the Hub's usual one")
 
     command = commands.add_parser("score", parents=[which, own, form], help="distance of a picture from its reference")
-    command.add_argument("reference", type=Path)
-    command.add_argument("image", type=Path)
-    command.add_argument("--map", metavar="OUT.png", type=Path, help="write a picture of where the distance comes from")
+    command.add_argument("reference", type=Path, help="a picture, or a folder of pictures")
+    command.add_argument("image", type=Path, help="a picture, or a folder of pictures of the same names")
+    command.add_argument(
+        "--map",
+        metavar="OUT.png",
+        type=Path,
+        help="write a picture of where the distance comes from; of folders, a folder",
+    )
+    command.add_argument(
+        "--csv", metavar="OUT.csv", type=Path, help="write a table: name, loss and shares of the scales"
+    )
     command.add_argument("--resolution", choices=RESOLUTIONS, default="pyramid", help="default: %(default)s")
     command.set_defaults(run=score)
 

@@ -1,7 +1,16 @@
-"""Pictures in and out of the command line. The only module that uses Pillow, and only when it is called."""
+"""The one reader of pictures: for the command line, training, the benchmark and the demo.
+
+docs/pictures.md says what is read and what is refused. Pillow is imported only when a picture is read.
+"""
 
 from __future__ import annotations
 
+import io
+import re
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +21,25 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# What counts as a picture in a folder; a file that is named is read whatever its suffix.
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".npy", ".pbm"}
+    | {".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+)
+NUMBERS = b"\x93NUMPY"  # what an .npy file begins with
+ORIENTATION = 0x0112  # EXIF's tag
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF's tags, and a value of the second
+CONVERT = "map it to 8 bits or to 16-bit grey, or save numbers in [0, 1] as .npy"
 
-class PictureError(Exception):
+
+class PictureError(ValueError):
     """A picture cannot be read or written as asked. The message says why and what to do."""
 
 
 def read_picture(path: Path) -> Tensor:
     """A picture's pixels as stored, without colour management, turned upright if its EXIF data says so.
 
-    Grey and palette pictures become RGB; 16-bit grey keeps its precision.
+    Grey and palette pictures become RGB; 16-bit grey keeps its precision. docs/pictures.md says what is read.
 
     Returns:
         (1, 3, H, W) float32 in [0, 1].
@@ -29,72 +48,200 @@ def read_picture(path: Path) -> Tensor:
         PictureError: no such file, no picture, or one whose pixels have no single meaning: with transparency,
             several frames, 16-bit colour, or a mode other than grey, palette and RGB.
     """
-    _require_pillow()
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    return decode_picture(read_file(path), str(path))
 
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file: a pipe or a device may have no end.
+
+    Raises:
+        PictureError: there is none, or it cannot be read.
+    """
     try:
-        with Image.open(path) as file:
-            if (frames := getattr(file, "n_frames", 1)) > 1:
-                raise PictureError(f"{path} has {frames} frames, expected one picture; save the frame that you mean")
-            _refuse_deep_colour(file, path)
-            pixels = _pixels(ImageOps.exif_transpose(file), path)
-    except UnidentifiedImageError as error:
-        raise PictureError(f"{path} is no picture in a format that Pillow reads; convert it to 8-bit PNG") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: Pillow's for a broken PNG
-        raise PictureError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            kind = "a folder" if path.is_dir() else "a pipe or a device"
+            raise PictureError(f"cannot read {path}: it is {kind}, expected a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def decode_picture(data: bytes, name: str) -> Tensor:
+    """As :func:`read_picture`, of a file's content.
+
+    Args:
+        data: a picture that Pillow reads, or an ``.npy`` file of numbers, which needs no Pillow: 8 or 16-bit, or
+            floating point in [0, 1], (H, W, 3) or (H, W).
+        name: of the file, for errors.
+    """
+    if not data:
+        raise PictureError(f"{name} is an empty file, expected a picture")
+    with _readable(name):
+        pixels = _numbers(data, name) if data.startswith(NUMBERS) else _pillow_pixels(data, name)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
 
 
-def write_heat_map(values: Tensor, path: Path) -> None:
-    """Writes a map as a picture: black for 0, over red and yellow to white for its largest value.
-
-    Args:
-        values: (1, 1, H, W), not negative.
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder, by their suffixes, sorted by name.
 
     Raises:
-        PictureError: the file cannot be written, or its suffix names no picture format.
+        PictureError: there are none.
     """
-    _require_pillow()
-    from PIL import Image
-
-    relative = (values[0, 0] / values.max().clamp(min=torch.finfo(values.dtype).tiny)).cpu().numpy()
-    colour = np.stack([np.clip(3 * relative - channel, 0, 1) for channel in range(3)], axis=-1)
-    try:
-        Image.fromarray((colour * 255).round().astype(np.uint8)).save(path)
-    except (OSError, ValueError) as error:
-        raise PictureError(f"cannot write {path}: {error}; use a writable place and a suffix like .png") from error
+    files = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise PictureError(f"no images in {str(folder)!r}: expected a folder of pictures, like PNG or JPEG files")
+    return files
 
 
-def _require_pillow() -> None:
+def require_pillow() -> None:
+    """Raises PictureError if Pillow is not installed."""
     try:
         import PIL  # noqa: F401
     except ImportError as error:
         raise PictureError("reading pictures needs Pillow: pip install 'task-losses[cli]'") from error
 
 
-def _pixels(image: Image, path: Path) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1]."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # "I" in older Pillows
-        grey = np.asarray(image).astype(np.float32) / 65535
-        return np.repeat(grey[..., None], 3, axis=-1)
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Errors of the reader as PictureError: of a damaged file, Pillow and numpy raise whatever the damage leads to."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except MemoryError as error:
+        raise PictureError(f"cannot read {name}: it needs more memory than there is; crop it") from error
+    except Exception as error:
+        raise PictureError(f"cannot read {name}: {error or type(error).__name__}; it is damaged") from error
+
+
+def _numbers(data: bytes, name: str) -> np.ndarray:
+    """(H, W, 3) or (H, W) float32 in [0, 1]."""
+    numbers: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    if not (numbers.ndim == 2 or (numbers.ndim == 3 and numbers.shape[2] == 3)) or numbers.size == 0:
+        raise PictureError(f"{name} holds numbers of shape {numbers.shape}, expected (H, W, 3) or (H, W)")
+    if numbers.dtype in (np.uint8, np.uint16):
+        scaled: np.ndarray = np.divide(numbers, np.iinfo(numbers.dtype).max, dtype=np.float32)
+        return scaled
+    if numbers.dtype not in (np.float32, np.float64):
+        raise PictureError(f"{name} holds {numbers.dtype} numbers, expected uint8, uint16, float32 or float64")
+    if not (numbers.min() >= 0 and numbers.max() <= 1):  # also where one is not a number
+        raise PictureError(f"{name} holds numbers from {numbers.min():g} to {numbers.max():g}, expected 0 to 1")
+    return numbers.astype(np.float32)
+
+
+def _pillow_pixels(data: bytes, name: str) -> np.ndarray:
+    """(H, W, 3) or (H, W) float32 in [0, 1]."""
+    require_pillow()
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Of damaged EXIF data, and of many pixels: the error comes at twice as many.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as file:
+                _refuse_frames(file, name)
+                _refuse_depth(file, data, name)
+                file.load()
+                return _pixels(_upright(file), file.format, name)
+    except UnidentifiedImageError as error:
+        raise PictureError(f"{name} is no picture in a format that Pillow reads; convert it to 8-bit PNG") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(
+            f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, which this program takes for damage or "
+            "an attack; crop it or make it smaller"
+        ) from error
+
+
+def _refuse_frames(file: Image, name: str) -> None:
+    # A phone's MPO holds the photograph and, behind it, data about it: a smaller copy, depth, a gain map.
+    if file.format != "MPO" and (frames := getattr(file, "n_frames", 1)) > 1:
+        raise PictureError(f"{name} has {frames} frames, expected one picture; save the frame that you mean")
+
+
+def _refuse_depth(file: Image, data: bytes, name: str) -> None:
+    if file.mode.startswith("I;16"):
+        if getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow minds in 8 bits alone
+            raise PictureError(f"{name} is 16-bit grey with 0 for white; {CONVERT}")
+        return
+    # Pillow has no mode for 16-bit colour: it drops the lower bits without a word.
+    if file.mode not in ("I", "F") and _is_deep(file, data):
+        raise PictureError(
+            f"{name} has 16 bits per colour channel, or 10 or 12, which Pillow would cut to 8; save it with 8 bits, or "
+            "save numbers as .npy"
+        )
+
+
+def _is_deep(file: Image, data: bytes) -> bool:
+    """Whether the file stores more than 8 bits per channel."""
+    if file.format == "JPEG2000":
+        size = data.find(b"\xff\x4f\xff\x51") + 2
+        components = data[size + 38 : size + 40]
+        depths = data[size + 40 : size + 40 + 3 * int.from_bytes(components, "big") : 3]
+        return any((depth & 0x7F) >= 8 for depth in depths)  # stored less one
+    if file.format == "AVIF":
+        at = data.find(b"av1C")
+        return at >= 0 and bool(data[at + 6] & 0x40)
+    if file.format == "TIFF":
+        return any(bits > 8 for bits in getattr(file, "tag_v2", {}).get(BITS_PER_SAMPLE, ()))
+    for codec, _, _, arguments in getattr(file, "tile", ()):
+        values = arguments if isinstance(arguments, tuple) else (arguments,)
+        if codec == "SGI16" or (codec.startswith("ppm") and values[1] > 255):
+            return True
+        # Modes like "RGB;16B". "BGR;16" is another thing: 16 bits for the three colours together.
+        if any(isinstance(value, str) and re.search(r";16[BLN]$", value) for value in values):
+            return True
+    return False
+
+
+def _upright(image: Image) -> Image:
+    """Turned as EXIF says. Data too damaged to be read says nothing."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    orientation = None
+    with suppress(Exception):  # of many kinds, as for damaged pictures
+        orientation = image.getexif().get(ORIENTATION)
+    turn = turns.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _pixels(image: Image, format: str | None, name: str) -> np.ndarray:
+    """(H, W, 3) or (H, W) float32 in [0, 1]."""
+    # Mode "I" holds numbers of 16 bits where the format has no more: Pillow's choice for some.
+    if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
+        return _deep_grey(image, name)
+    if image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        raise PictureError(
+            f"{name} holds numbers from {low:g} to {high:g} (mode {image.mode!r}) and does not say which is black and "
+            f"which white; {CONVERT}"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         lowest, _ = image.getchannel("A").getextrema()
         if lowest != 255:
             raise PictureError(
-                f"{path} is partly transparent, so its colours depend on what is behind; flatten it onto a background"
+                f"{name} is partly transparent, so its colours depend on what is behind; flatten it onto a background"
             )
     elif image.mode not in ("1", "L", "P", "RGB"):
         raise PictureError(
-            f"{path} has pixels of mode {image.mode!r}, expected RGB, grey or palette; convert it to 8-bit RGB"
+            f"{name} has pixels of mode {image.mode!r}, expected RGB, grey or palette; convert it to 8-bit RGB"
         )
     return np.asarray(image.convert("RGB")).astype(np.float32) / 255
 
 
-def _refuse_deep_colour(file: Image, path: Path) -> None:
-    # Pillow has no mode for 16-bit colour: it drops the lower eight bits without a word.
-    if file.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(file, "tile", ())):
-        raise PictureError(
-            f"{path} has 16 bits per colour channel, which Pillow would cut to 8; save it with 8 bits, or call the "
-            "loss from Python with data_range=65535"
-        )
+def _deep_grey(image: Image, name: str) -> np.ndarray:
+    numbers = np.asarray(image)
+    if (numbers == image.info.get("transparency", -1)).any():
+        raise PictureError(f"{name} is partly transparent; flatten it onto a background")
+    return numbers.astype(np.float32) / 65535

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from task_losses.files import replacing, write_file
+from task_losses.files import remove_partials, replacing, write_file
 
 
 def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
@@ -86,3 +86,20 @@ def test_a_file_system_that_syncs_no_folder(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "fsync", only_files)
     write_file(tmp_path / "a.bin", b"new")
     assert (tmp_path / "a.bin").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / f".a.bin.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: .*/a\.bin'") as caught:
+        write_file(tmp_path / "a.bin", b"much")
+    assert caught.value.filename == str(tmp_path / "a.bin")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = {"a[1].pt", ".a[1].pt", ".b.pt.12.partial", ".a1.pt.12.partial"}
+    for name in (*kept, ".a[1].pt.12.partial", ".a[1].pt.99999.partial"):
+        (tmp_path / name).write_bytes(b"")
+    remove_partials(tmp_path / "a[1].pt")
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -15,8 +15,8 @@ from task_losses.pyramid import resize
 from task_losses.weights import manifest, serialize_weights
 from training.bench.ablation.recognition import PHOTOGRAPHS, photographs, random_losses, recognition
 from training.bench.study.ours import recipe_of
+from training.builtin.codecs import jpeg
 from training.config import INDIFFERENT, Config
-from training.distortions import jpeg
 from training.images import open_image
 
 WEIGHTS = Path(__file__).parents[1] / "task_losses" / "weights"

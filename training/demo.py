@@ -31,7 +31,7 @@ if not __package__:  # run by its path
 
 from task_losses import JPEGLoss
 from training.bench.study.restorers import make_restorer
-from training.distortions import jpeg
+from training.builtin.codecs import jpeg
 from training.images import open_image, picture, resize_clipped
 
 TRAINING = ("skimage:chelsea", "skimage:coffee", "skimage:rocket")
@@ -69,7 +69,7 @@ def train(
     draws = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr, total_steps=steps)
-    for _ in tqdm(range(steps), desc=name, mininterval=0.5 if sys.stderr.isatty() else 20):
+    for _ in tqdm(range(steps), desc=name, disable=None):
         compressed, original = patches(pairs, count=4, side=96, draws=draws)
         optimizer.zero_grad()
         loss(network(compressed), original).backward()

@@ -6,46 +6,65 @@ scale of the pyramid, with a strength drawn anew each time, so that one loss ser
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import io
-import math
+import inspect
 import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from training.config import Config
+from training.builtin import BUILTIN
+from training.command import run_command
+from training.config import Config, is_command
 from training.wiener import wiener_restored
 
-# (1, 3, H, W) in [0, 1], and the source of randomness -> the distorted image, same shape.
+# (1, 3, H, W) in [0, 1], and the source of randomness -> the distorted image, same shape. A user's own may write into
+# its argument, keep it and return it; see _checked.
 Distortion = Callable[[Tensor, torch.Generator], Tensor]
 # What it is applied to, the image to restore from that, the source of randomness -> what the critic meets.
 Adversary = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 def make_distortion(config: Config) -> Distortion:
-    """The distortion that a configuration names: its task's, or the user's own.
+    """The distortion that a configuration names: its task's, or the user's own; of several one is drawn each time.
 
     Raises:
-        ValueError: the user's ``module:function`` cannot be imported.
+        ValueError: the user's ``module:function`` cannot be imported or is no function of an image and a generator, or
+            a built-in one lacks something here.
     """
-    if config.distortion is not None:
-        return _imported(config.distortion)
-    if config.task == "sr":
-        return lambda image, generator: image  # the pyramid's upscaling is the distortion
-    if config.task == "denoise":
-        low, high = (sigma / 255 for sigma in config.noise_sigma)
-        return lambda image, generator: gaussian_noise(image, uniform(low, high, generator), generator)
-    if config.task == "jpeg":
-        first, last = config.jpeg_quality
-        return lambda image, generator: jpeg(image, round(uniform(first, last, generator)))
-    raise ValueError(
-        f"no built-in distortion for the task {config.task!r}: use sr, denoise or jpeg, "
-        "or name your own function with --distortion module:function"
-    )
+    parts = [_part(name, config) for name in config.distortions]
+    if len(parts) == 1:
+        return parts[0]
+    weights = torch.tensor(config.distortion_weights or [1.0] * len(parts), dtype=torch.float64)
+
+    def distort(image: Tensor, generator: torch.Generator) -> Tensor:
+        return parts[int(torch.multinomial(weights, 1, generator=generator))](image, generator)
+
+    return distort
+
+
+def _part(name: str, config: Config) -> Distortion:
+    if is_command(name):
+        return lambda image, generator: run_command(name, image, generator, config.command_seconds)
+    if name not in BUILTIN:
+        return _imported(name)
+    builtin = BUILTIN[name]
+    if lacking := builtin.lacking():
+        raise ValueError(f"the distortion {name} needs {lacking}")
+    ranges = [(strength, getattr(config, strength.setting)) for strength in builtin.strengths]
+
+    def distort(image: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = [strength.draw(low, high, generator) for strength, (low, high) in ranges]
+        return builtin.apply(image, *drawn, generator=generator)
+
+    return distort
 
 
 def make_adversary(config: Config) -> Adversary:
@@ -62,58 +81,100 @@ def uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
-def gaussian_noise(image: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """Adds white Gaussian noise, without clipping.
+@dataclass(frozen=True)
+class OwnSource:
+    """Where distortions of the user's own come from.
 
-    Args:
-        image: any shape, floating point.
-        sigma: standard deviation, in the image's units (25 / 255 for "sigma 25" on images in [0, 1]).
-        generator: on the CPU, whatever the image's device, so that a seed means the same noise everywhere.
+    Attributes:
+        name: ``module:function``, of several with commas between.
+        sha256: of the files of the modules, and of those that the functions are defined in; not of what these import.
+            None where there is no such file, as for a compiled module.
     """
-    noise = torch.randn(image.shape, generator=generator, dtype=torch.float32)
-    return image + sigma * noise.to(image.device, image.dtype)
+
+    name: str
+    sha256: str | None
 
 
-def jpeg(image: Tensor, quality: int) -> Tensor:
-    """Compresses with a real JPEG codec (Pillow's default 4:2:0 chroma) and decodes again.
+def own_source(config: Config) -> OwnSource | None:
+    """The sources of a configuration's own functions, as they are on the disk now; None without any.
 
-    Args:
-        image: (N, 3, H, W) in [0, 1]; clipped and rounded to 8 bits first.
-        quality: libjpeg's scale, 1 to 95.
+    Built-in ones are named by the code's commit, and commands stand in the settings.
+
+    Raises:
+        ValueError: one cannot be imported.
     """
-    from PIL import Image  # the codec; a machine without it can train for other tasks
-
-    pixels = (image.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
-    decoded = []
-    for picture in pixels:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=quality)
-        decoded.append(np.array(Image.open(file)))
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).to(image.device, image.dtype) / 255
+    names = [name for name in config.distortions if name not in BUILTIN and not is_command(name)]
+    if not names:
+        return None
+    things = [thing for name in names for thing in _found(name)]
+    files = dict.fromkeys(file for thing in things if (file := _file_of(thing)) is not None)
+    content = b"".join(file.read_bytes() for file in files)
+    return OwnSource(", ".join(names), hashlib.sha256(content).hexdigest() if files else None)
 
 
-def _imported(name: str) -> Distortion:
+def _file_of(thing: Any) -> Path | None:
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(thing))
+    except TypeError:  # neither module nor function, or written in C
+        return None
+    return Path(file) if file is not None and Path(file).is_file() else None
+
+
+def _found(name: str) -> tuple[ModuleType, Any]:
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
+        module = importlib.import_module(module_name)
+        return module, getattr(module, function_name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, or end as a script does
         raise ValueError(
-            f"cannot import the distortion {name!r}: {error}; expected module:function, with the module in the "
-            "current folder or installed"
+            f"cannot import the distortion {name!r}: {_in_a_line(error)}; expected module:function, with the module "
+            "in the current folder or installed"
         ) from error
+
+
+def _imported(name: str) -> Distortion:
+    _, function = _found(name)
+    expected = f"{name} must be a function of an image and a torch.Generator, def f(image, generator)"
+    if not callable(function):
+        raise ValueError(f"{expected}; it is of type {type(function).__name__}")
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # written in C, it may not tell
+        return _checked(function, name)
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise ValueError(f"{expected}; it takes {signature}") from error
     return _checked(function, name)
 
 
 def _checked(function: Distortion, name: str) -> Distortion:
+    """The function, on a copy that it may write to and keep; of what it returns and may change later, a copy too."""
+
     def distort(image: Tensor, generator: torch.Generator) -> Tensor:
-        result = function(image, generator)
+        try:
+            result = function(image.clone(), generator)
+        except Exception as error:
+            raise ValueError(f"{name} failed: {_in_a_line(error)}") from error
         if not isinstance(result, Tensor) or result.shape != image.shape or not result.is_floating_point():
             got = f"{tuple(result.shape)} {result.dtype}" if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(f"{name} must return a floating point tensor of shape {tuple(image.shape)}, got {got}")
-        if not math.isfinite(result.detach().sum().item()):
+        result = result.detach().to(image.device, image.dtype, copy=True).contiguous()
+        if not result.isfinite().all():
             raise ValueError(f"{name} returned values that are not finite")
-        return result.detach().to(image.device, image.dtype)
+        return result
 
     return distort
+
+
+def _in_a_line(error: BaseException) -> str:
+    """What went wrong in a user's code, and where."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    not_theirs = (Path(__file__), Path(torch.__file__).parent, Path(importlib.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        x for x in frames if Path(x.filename).is_file() and not any(map(Path(x.filename).is_relative_to, not_theirs))
+    ]
+    return f"{text} ({own[-1].filename}, line {own[-1].lineno})" if own else text

@@ -31,13 +31,13 @@ from task_losses.discriminator import FrozenDiscriminator
 from task_losses.files import write_file
 from task_losses.weights import MANIFEST, describe, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
-from training.config import INDIFFERENT, Config, add_flags, given_settings
-from training.images import open_image, pyramid
+from training.config import Config, add_flags, given_settings
+from training.material import Material, changes
 from training.networks import Block, Discriminator
-from training.provenance import ROOT
+from training.provenance import RETIRED, ROOT
 from training.recipes import RECIPES
 from training.run_folder import RunFolder
-from training.scaling import feature_scale, scaled
+from training.scaling import Examples, feature_scale, scaled
 
 # Largest difference between a trained network's features and the file's, relative to the features' largest value.
 TOLERANCE = 1e-4
@@ -49,11 +49,15 @@ class Trained:
 
     Attributes:
         discriminators: in evaluation mode, coarsest first.
+        material: what they were trained on.
+        examples: of each scale, what they were to tell apart.
         origin: the code, versions and machine that trained them, and ``seconds``.
     """
 
     config: Config
     discriminators: list[Discriminator]
+    material: Material
+    examples: list[Examples]
     origin: dict[str, Any]
 
 
@@ -84,7 +88,9 @@ def open_run(folder: RunFolder, form: Mapping[str, Any] | None = None) -> Traine
         discriminator = Discriminator(width).eval().requires_grad_(False)
         discriminator.load_state_dict(state)
         discriminators.append(discriminator)
-    return Trained(config, discriminators, json.loads(checkpoint["origin"]))
+    material = Material.loaded(checkpoint["material"])
+    examples = [Examples(*pair) for pair in zip(material.levels, checkpoint["examples"], strict=True)]
+    return Trained(config, discriminators, material, examples, json.loads(checkpoint["origin"]))
 
 
 def fold(discriminator: Discriminator, input_range: tuple[float, float]) -> list[tuple[Tensor, Tensor]]:
@@ -119,13 +125,14 @@ def weight_file(trained: Trained) -> bytes:
     """The bytes of the weight file of a run, with its provenance."""
     config = trained.config
     folded = [fold(discriminator, config.input_range) for discriminator in trained.discriminators]
-    factor = feature_scale(folded, config)
+    factor = feature_scale(folded, config, examples=trained.examples)
     tensors = named_layers(scaled(layers, factor) for layers in folded)
-    _, source = open_image(config.image, config.image_licence)
+    own = trained.material.distortion
     info = {
         "task": config.task,
-        "config": {k: v for k, v in json.loads(config.to_json()).items() if k not in INDIFFERENT},
-        "image": asdict(source),
+        "config": json.loads(json.dumps(config.used)),
+        "image": asdict(trained.material.image),
+        **({} if own is None else {"distortion": asdict(own)}),
         "feature_scale": factor,
         "license": "MIT",
         "code_commit": trained.origin["commit"],
@@ -137,12 +144,11 @@ def weight_file(trained: Trained) -> bytes:
 @torch.no_grad()
 def largest_error(trained: Trained, loss: TaskLoss) -> float:
     """Largest relative difference of the exported features from the trained networks', over the image's pyramid."""
-    config = trained.config
-    image, _ = open_image(config.image, config.image_licence)
-    low, high = config.input_range
-    levels = pyramid(image, config.scales, config.ratio, config.longest_side)[1:]
+    low, high = trained.config.input_range
     worst = 0.0
-    for level, discriminator, found in zip(levels, trained.discriminators, loss.discriminators, strict=True):
+    for level, discriminator, found in zip(
+        trained.material.levels, trained.discriminators, loss.discriminators, strict=True
+    ):
         frozen = cast(FrozenDiscriminator, found)
         outputs = discriminator.outputs(low + (high - low) * level)
         for tap, exported in zip(frozen.taps, frozen(level), strict=True):
@@ -177,30 +183,37 @@ def _flag(name: str, value: Any) -> str:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {' '.join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))}"
+    return f"--{flag} {shlex.join(map(str, value if isinstance(value, list) else [value]))}"
 
 
 def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) -> None:
     """Puts a weight file into the package and its manifest.
 
     Raises:
-        ValueError: a published file of that name has other bytes. A released weight never changes.
+        ValueError: a file of that name was released with other bytes, now or ever. A released weight never changes.
     """
-    path = root / MANIFEST
+    path, retired_path, name = root / MANIFEST, root / RETIRED, entry["filename"]
     manifest = json.loads(path.read_text(encoding="utf-8"))
+    retired = json.loads(retired_path.read_text(encoding="utf-8")) if retired_path.exists() else {}
+    listed = {old["filename"]: old["sha256"] for old in manifest["weights"].values()}
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} cannot be the name of a file: give a version like v2")
+    if {**retired, **listed}.get(name, entry["sha256"]) != entry["sha256"]:
+        raise ValueError(f"{name} was released with other bytes: give the new weights another version")
     old = manifest["weights"].get(task)
-    taken = old is not None and old["filename"] == entry["filename"] and old["sha256"] != entry["sha256"]
-    if taken and manifest["revision"] is not None:
-        raise ValueError(f"{entry['filename']} is published with other bytes: give the new weights another version")
     folder = root / "task_losses" / "weights"
     folder.mkdir(exist_ok=True)
-    write_file(folder / entry["filename"], data)
+    write_file(folder / name, data)
+    replaced = old is not None and old["filename"] != name
+    if replaced:  # before it leaves the manifest
+        retired[old["filename"]] = old["sha256"]
+        write_file(retired_path, (json.dumps(retired, indent=2, sort_keys=True) + "\n").encode())
     # New weights are not on the Hub yet: the old revision does not hold them.
     manifest["weights"][task] = entry
     if old is None or old["sha256"] != entry["sha256"]:
         manifest["revision"] = None
     write_file(path, (json.dumps(manifest, indent=2) + "\n").encode())
-    if old is not None and old["filename"] != entry["filename"]:
+    if replaced:
         (folder / old["filename"]).unlink(missing_ok=True)
 
 
@@ -216,6 +229,9 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
         WeightsError: the written file cannot be read back, or its features differ from the trained networks'.
     """
     trained = open_run(folder, form)
+    for change in changes(trained.config, trained.material):
+        if change is not None:
+            print(f"warning: {change}; the file tells of what the run was trained on", file=sys.stderr)
     task = trained.config.task
     data = weight_file(trained)
     path = folder.path / f"{task}.safetensors"

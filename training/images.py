@@ -1,17 +1,17 @@
-"""Training images: reading them, and where they come from."""
+"""Training images: where they come from, and the levels of their pyramids."""
 
 from __future__ import annotations
 
 import hashlib
-import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from task_losses.pictures import decode_picture, read_file
 from task_losses.pyramid import level_size, resize
 from training.config import Config
 
@@ -25,6 +25,8 @@ SKIMAGE_LICENCES = {
     "rocket": "CC0 1.0, photograph by SpaceX",
     "astronaut": "public domain, photograph by NASA",
 }
+
+_LABELLED = 160  # pixels that a labelled picture is wide at least, so that its label fits
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,16 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
     """Reads an image.
 
     Args:
-        name: a file that Pillow reads, or ``.npy``: 8-bit numbers (H, W, 3), which need no Pillow; or
-            ``skimage:NAME`` for one of the photographs that scikit-image ships.
+        name: a file, read as :mod:`task_losses.pictures` says; or ``skimage:NAME`` for one of the photographs that
+            scikit-image ships.
         licence: of a file; those of scikit-image are known.
 
     Returns:
         (1, 3, H, W) float32 in [0, 1], and its source.
 
     Raises:
-        ValueError: there is no such image, or it cannot be read.
-        ImportError: Pillow or scikit-image is needed, and not installed.
+        ValueError: there is no such image, it cannot be read, or its reader needs Pillow, which is not installed.
+        ImportError: scikit-image is needed, and not installed.
     """
     path = Path(name)
     if name.startswith("skimage:"):
@@ -61,28 +63,9 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
         folder = Path(skimage.data.__file__).parent
         path = next(file for file in folder.glob(f"{short}.*") if file.suffix in (".png", ".jpg"))
         licence = SKIMAGE_LICENCES[short]
-    try:
-        data = path.read_bytes()
-        pixels = _array(data) if path.suffix == ".npy" else _picture(data)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"cannot read the image {str(path)!r}: {error}") from error
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    data = read_file(path)
     shown = name if name.startswith("skimage:") else path.name
-    return image, Source(shown, licence or "not stated", hashlib.sha256(data).hexdigest())
-
-
-def _array(data: bytes) -> np.ndarray:
-    pixels: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"expected uint8 numbers (H, W, 3), got {pixels.dtype} {pixels.shape}")
-    return pixels
-
-
-def _picture(data: bytes) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as file:  # one that is unknown raises an OSError
-        return np.array(file.convert("RGB"))
+    return decode_picture(data, str(path)), Source(shown, licence or "not stated", hashlib.sha256(data).hexdigest())
 
 
 def picture(image: Tensor) -> Image.Image:
@@ -93,16 +76,39 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def labelled(pictures: Mapping[str, Tensor]) -> Image.Image:
+    """Pictures side by side, each under its label; small ones enlarged, with pixels to be seen.
+
+    Args:
+        pictures: label -> (1, 3, H, W) in [0, 1], all of one size.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = next(iter(pictures.values())).shape[-2:]
+    size, strip, gap = -(-_LABELLED // width), 14, 4
+    whole = Image.new("RGB", (len(pictures) * (size * width + gap) - gap, strip + size * height), "white")
+    for index, (label, image) in enumerate(pictures.items()):
+        left = index * (size * width + gap)
+        ImageDraw.Draw(whole).text((left, 1), label, fill="black")
+        enlarged = picture(image).resize((size * width, size * height), Image.Resampling.NEAREST)
+        whole.paste(enlarged, (left, strip))
+    return whole
+
+
 def pyramid(image: Tensor, scales: int, ratio: float, longest_side: int) -> list[Tensor]:
     """The levels of an image, coarsest first, and before them one coarser still: what scale 0 starts from.
 
     Returns:
         ``scales + 1`` tensors (1, 3, h, w) in [0, 1].
     """
-    shrink = min(1.0, longest_side / max(image.shape[-2:]))
-    finest = level_size((image.shape[-2], image.shape[-1]), shrink, 1)
-    sizes = [level_size(finest, ratio, down) for down in range(scales, -1, -1)]
+    sizes = level_sizes((image.shape[-2], image.shape[-1]), scales, ratio, longest_side)
     return [resize_clipped(image, (max(1, height), max(1, width))) for height, width in sizes]
+
+
+def level_sizes(size: tuple[int, int], scales: int, ratio: float, longest_side: int) -> list[tuple[int, int]]:
+    """Height and width of what :func:`pyramid` makes of an image of a size; 0 where nothing would be left."""
+    finest = level_size(size, min(1.0, longest_side / max(size)), 1)
+    return [level_size(finest, ratio, down) for down in range(scales, -1, -1)]
 
 
 def resize_clipped(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -113,13 +119,22 @@ def resize_clipped(image: Tensor, size: tuple[int, int]) -> Tensor:
 def starts_and_levels(image: Tensor, config: Config) -> list[tuple[Tensor, Tensor]]:
     """For each scale, coarsest first: what the distortion is applied to, and the true level.
 
-    Without a generator, whose output would be upscaled in the place of the true coarser level.
-
     Args:
         image: (1, 3, H, W) in [0, 1].
     """
-    coarser, *levels = pyramid(image, config.scales, config.ratio, config.longest_side)
+    below, *levels = pyramid(image, config.scales, config.ratio, config.longest_side)
+    return [(start_of(scale, below, levels, config), level) for scale, level in enumerate(levels)]
+
+
+def start_of(scale: int, below: Tensor, levels: Sequence[Tensor], config: Config) -> Tensor:
+    """What the distortion of a scale is applied to, the size of its level: the level, or the upscaled one below it.
+
+    Without a generator, whose output would be upscaled in the place of the true coarser level.
+
+    Args:
+        below: one level coarser than the coarsest of ``levels``.
+    """
+    level = levels[scale]
     if not config.upscale:
-        return [(level, level) for level in levels]
-    below = [coarser, *levels[:-1]]
-    return [(resize_clipped(x, (y.shape[2], y.shape[3])), y) for x, y in zip(below, levels, strict=True)]
+        return level
+    return resize_clipped(levels[scale - 1] if scale > 0 else below, (level.shape[2], level.shape[3]))

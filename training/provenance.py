@@ -10,6 +10,9 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
+RETIRED = (
+    "training/retired.json"  # below ROOT: name and sha256 of weight files that the manifest does not list any more
+)
 
 
 def code_commit() -> str:

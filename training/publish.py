@@ -6,7 +6,7 @@
 All files go up in one commit. They are then downloaded into an empty cache without a token, as a user would, and
 compared; the commit is tagged ``v<version>``; and only then is it written into the manifest as ``revision``, for a
 maintainer to commit. A run that was interrupted is repeated: what is done already is found and left alone. A version
-that is tagged never changes: new weights need a new version.
+that is tagged never changes, and no weight file's name comes twice with other bytes: new weights need a new version.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from task_losses.hub import HubOptions
 from task_losses.losses import loss_class
 from task_losses.sharing import manifest_bytes
 from task_losses.weights import MANIFEST, WeightsError, WeightsIntegrity, parse_entry, parse_manifest
+from training.provenance import RETIRED, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 SIGNATURE = "model.sig"
 SIGNING_TOOL = "model_signing"
 
@@ -64,7 +64,8 @@ def collect(manifest_path: Path, weights_folder: Path) -> Release:
     """Reads the files of a release and checks each against the manifest.
 
     Raises:
-        PublishError: a file is missing, or the manifest lacks ``repo_id`` or ``version``.
+        PublishError: a file is missing, the manifest lacks ``repo_id`` or ``version``, or a name was released before
+            with other bytes.
         WeightsIntegrity: a file is not what the manifest says.
     """
     manifest = parse_manifest(_read(manifest_path), source=str(manifest_path))
@@ -74,7 +75,10 @@ def collect(manifest_path: Path, weights_folder: Path) -> Release:
     # The commit that holds the manifest cannot be named in it.
     unpinned = {**manifest, "revision": None}
     files = {}
+    retired = json.loads(_read(manifest_path.parent / RETIRED)) if (manifest_path.parent / RETIRED).exists() else {}
     for task, entry in manifest["weights"].items():
+        if retired.get(entry["filename"], entry["sha256"]) != entry["sha256"]:
+            raise PublishError(_taken(entry["filename"], f"listed in {RETIRED}"))
         path = weights_folder / entry["filename"]
         files[entry["filename"]] = _read(path)
         parse_entry(files[entry["filename"]], task, entry, source=str(path))
@@ -95,7 +99,8 @@ def publish(release: Release, options: HubOptions, sign_key: Path | None = None)
         The commit, 40 hexadecimal digits, tagged and verified.
 
     Raises:
-        PublishError: the version is published with other files, or the files cannot be signed.
+        PublishError: the version, or a weight file's name, is published with other content, or the files cannot be
+            signed.
         WeightsError: the Hub does not give back what was sent.
         huggingface_hub.errors.HfHubHTTPError: the Hub refused; for example because somebody else committed meanwhile.
     """
@@ -111,6 +116,7 @@ def publish(release: Release, options: HubOptions, sign_key: Path | None = None)
                 "weights never change, so raise the version in the manifest"
             ) from error
         return commit
+    _check_names(release, options)
     files = dict(release.files)
     if sign_key is not None:
         files[SIGNATURE] = sign(files, sign_key)
@@ -118,6 +124,25 @@ def publish(release: Release, options: HubOptions, sign_key: Path | None = None)
     verify(replace(release, files=files), commit, options)
     api.create_tag(release.repo_id, tag=release.tag, revision=commit)
     return commit
+
+
+def _check_names(release: Release, options: HubOptions) -> None:
+    """That no weight file of an earlier version would be replaced: versions that are out name these by name."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    weights = [name for name in release.files if name.endswith(".safetensors")]
+    try:
+        found = hub.client(options).get_paths_info(release.repo_id, weights)
+    except RepositoryNotFoundError:
+        return
+    for info in found:
+        lfs = getattr(info, "lfs", None)
+        if lfs is not None and lfs.sha256 != hashlib.sha256(release.files[info.path]).hexdigest():
+            raise PublishError(_taken(info.path, f"in {release.repo_id} with sha256 {lfs.sha256}"))
+
+
+def _taken(name: str, where: str) -> str:
+    return f"the name {name} is taken by other bytes, {where}; names never come twice: give the new weights another"
 
 
 def verify(release: Release, commit: str, options: HubOptions) -> None:

@@ -7,7 +7,8 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from task_losses.files import replacing
+from task_losses.files import remove_partials, replacing, write_file
+from training.checkpoint import read_checkpoint, write_checkpoint
 from training.config import Config
-from training.images import picture
+from training.images import labelled
+from training.lock import alone
 
 FLUSH_EVERY = 25
 # What a run's folder goes without where a package is not installed; the training itself needs none of them.
@@ -37,74 +40,156 @@ def loss_names(config: Config) -> tuple[str, ...]:
     return ("critic_distance", *penalty, *generator)
 
 
+def _columns(config: Config) -> tuple[str, ...]:
+    return ("step", "scale", *loss_names(config))
+
+
 class RunFolder:
     """Writes what a run leaves behind, and reads its checkpoint.
 
     ``config.json``, ``checkpoint.pt``, ``losses.csv`` (one row a step), TensorBoard's event files, ``losses.png``,
     and for each scale ``scale{k}.png``: the level, what it was made from, and the adversary's attempt. Without the
-    packages in :data:`OPTIONAL` some of these are missing, and a line says so.
+    packages in :data:`OPTIONAL` some of these are missing, and a line says so. While a process writes here it holds the
+    lock on ``run.lock``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._waiting: list[tuple[int, int, dict[str, Tensor]]] = []
+        self._held = ExitStack()  # the lock and the logs, while the folder is open
+        self._open = False
 
     @property
     def checkpoint_path(self) -> Path:
         return self.path / "checkpoint.pt"
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run was begun here that has a checkpoint, or has not come that far."""
+        return self.checkpoint_path.exists() or self._config_path.exists()
+
+    @property
+    def _config_path(self) -> Path:
+        return self.path / "config.json"
+
     def create(self, config: Config) -> None:
-        """Makes the folder.
+        """Makes the folder, or begins again what has no checkpoint yet.
 
         Raises:
-            FileExistsError: it holds a run already.
+            FileExistsError: it holds a run that would be lost.
+            BlockingIOError: another process writes there.
         """
-        if self.checkpoint_path.exists() or (self.path / "losses.csv").exists():
+        if not self._open and self.path.is_dir():
+            self._refuse_to_overwrite()  # before the lock, which leaves a file
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        self._refuse_to_overwrite()
+        if self._config_path.exists():
+            for pattern in ("events.out.tfevents.*", "scale*.png", "losses.*"):  # of what got no checkpoint
+                for left in self.path.glob(pattern):
+                    left.unlink()
+        write_file(self._config_path, (config.to_json() + "\n").encode())
+        self._open_logs(config, kept=[])
+
+    def _refuse_to_overwrite(self) -> None:
+        if self.checkpoint_path.exists() or (self._csv_path.exists() and not self._config_path.exists()):
             raise FileExistsError(
                 f"{self.path} holds a run already: continue it with --resume, or choose another folder with --out"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.json").write_text(config.to_json() + "\n", encoding="utf-8")
-        self._open_logs(config, kept=[])
+
+    def lock(self) -> None:
+        """Keeps other processes out until :meth:`close`, and removes what killed ones left.
+
+        Raises:
+            BlockingIOError: another process writes there.
+        """
+        if not self._open:
+            self._held.enter_context(alone(self.path / "run.lock"))
+            self._open = True
+            remove_partials(self.checkpoint_path)
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """The newest checkpoint.
+        """The newest checkpoint, checked.
 
         Raises:
             FileNotFoundError: there is none.
+            ValueError: it is damaged.
         """
         if not self.checkpoint_path.exists():
             raise FileNotFoundError(f"{self.path} holds no checkpoint to resume; start the run without --resume")
-        checkpoint: dict[str, Any] = torch.load(self.checkpoint_path, weights_only=True, map_location="cpu")
-        return checkpoint
+        return read_checkpoint(self.checkpoint_path)
+
+    def load_config(self) -> Config:
+        """The settings of a run that has no checkpoint yet.
+
+        Raises:
+            ValueError: the file is damaged.
+            OSError: it cannot be read.
+        """
+        try:
+            return Config.from_dict(json.loads(self._config_path.read_bytes()))
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{self._config_path} is damaged: {error}; delete it and give the settings again"
+            ) from error
 
     def save_checkpoint(self, content: dict[str, Any], config: Config) -> None:
         """Replaces the checkpoint at once: a kill leaves either the old one or the new one."""
         self.flush()
-        with replacing(self.checkpoint_path) as partial:
-            torch.save({**content, "config": json.dumps(asdict(config))}, partial)
+        write_checkpoint(self.checkpoint_path, {**content, "config": json.dumps(asdict(config))})
 
     def resume_logs(self, config: Config, steps: int) -> None:
-        """Continues the logs after the first ``steps`` steps; later rows are of work that was lost."""
-        with (self.path / "losses.csv").open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
+        """Continues the logs after the first ``steps`` steps; later rows are of work that was lost.
+
+        Raises:
+            BlockingIOError: another process writes there.
+        """
+        self.lock()
+        kept = self._rows_before(config, steps)
+        if len(kept) < steps:
+            print(
+                f"{self._csv_path} has lost {steps - len(kept)} of {steps} rows; the weights lack none", file=sys.stderr
+            )
         self._open_logs(config, kept)
 
+    def _rows_before(self, config: Config, steps: int) -> list[dict[str, str]]:
+        """Rows that a kill or a power cut has left whole."""
+        try:
+            lines = self._csv_path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        kept = []
+        for row in csv.DictReader(line for line in lines if line.endswith("\n") and "\0" not in line):
+            try:
+                values = {name: float(row[name]) for name in _columns(config)}
+            except (KeyError, TypeError, ValueError):
+                continue
+            if values["step"] < steps:
+                kept.append({name: row[name] for name in _columns(config)})
+        return kept
+
+    @property
+    def _csv_path(self) -> Path:
+        return self.path / "losses.csv"
+
     def _open_logs(self, config: Config, kept: list[dict[str, str]]) -> None:
-        self._csv = (self.path / "losses.csv").open("w", newline="", encoding="utf-8")
-        self._rows = csv.DictWriter(self._csv, ("step", "scale", *loss_names(config)))
-        self._rows.writeheader()
-        self._rows.writerows(kept)
-        self._csv.flush()
+        with replacing(self._csv_path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.DictWriter(file, _columns(config))
+            rows.writeheader()
+            rows.writerows(kept)
+        self._csv = self._held.enter_context(self._csv_path.open("a", newline="", encoding="utf-8"))
+        self._rows = csv.DictWriter(self._csv, _columns(config))
         self._lacking = lacking()
         if self._lacking:
             left_out = ", ".join(OPTIONAL[package] for package in self._lacking)
             print(f"{self.path} goes without {left_out}: {', '.join(self._lacking)} not installed", file=sys.stderr)
         self._events: Any = None
         if "tensorboard" not in self._lacking:
-            from torch.utils.tensorboard import SummaryWriter
+            with _extra(self.path / "the event file"):
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(self.path), purge_step=len(kept) or None)
+                self._events = SummaryWriter(str(self.path), purge_step=len(kept) or None)
+                self._held.callback(self._events.close)
 
     def log(self, step: int, scale: int, losses: dict[str, Tensor]) -> None:
         """Notes a step's losses, scalars. They stay on the device until the next flush, so a GPU need not wait."""
@@ -129,22 +214,29 @@ class RunFolder:
         self._waiting.clear()
         self._csv.flush()
         if not all(math.isfinite(value) for row in values for value in row):
-            raise FloatingPointError(
-                f"the losses stopped being finite, see {self.path / 'losses.csv'}; try a lower --lr"
-            )
+            raise FloatingPointError(f"the losses stopped being finite, see {self._csv_path}; try a lower --lr")
 
-    def save_preview(self, scale: int, pictures: Sequence[Tensor]) -> None:
+    def save_preview(self, scale: int, pictures: Mapping[str, Tensor]) -> None:
+        """Draws ``scale{k}.png``.
+
+        Args:
+            pictures: by what is written above each, (1, 3, H, W) in [0, 1] of one size.
+        """
         if "PIL" not in self._lacking:
-            picture(torch.cat(list(pictures), dim=3)).save(self.path / f"scale{scale}.png")
+            with _extra(self.path / f"scale{scale}.png") as path:
+                labelled(pictures).save(path)
 
     def save_curves(self) -> None:
         """Draws ``losses.png`` from ``losses.csv``."""
-        if "matplotlib" in self._lacking:
-            return
+        self.flush()
+        if "matplotlib" not in self._lacking:
+            with _extra(self.path / "losses.png") as path:
+                self._draw_curves(path)
+
+    def _draw_curves(self, path: Path) -> None:
         from matplotlib.figure import Figure
 
-        self.flush()
-        with (self.path / "losses.csv").open(newline="", encoding="utf-8") as file:
+        with self._csv_path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         names = [name for name in rows[0] if name not in ("step", "scale")]
         figure = Figure(figsize=(9, 2.2 * len(names)), layout="constrained")
@@ -155,10 +247,23 @@ class RunFolder:
             for start in starts:
                 axis.axvline(start, color="grey", linewidth=0.5)
         axis.set_xlabel("step (grey lines: the next finer scale begins)")
-        figure.savefig(self.path / "losses.png", dpi=100)
+        figure.savefig(path, dpi=100)
+
+    def ending(self, action: Callable[[], None]) -> None:
+        """Has something done when the folder is closed."""
+        self._held.callback(action)
 
     def close(self) -> None:
-        self.flush()
-        self._csv.close()
-        if self._events:
-            self._events.close()
+        """Writes what waits, and lets other processes in; also where the folder was never opened, or is closed."""
+        held, self._held, self._open = self._held, ExitStack(), False
+        with held:
+            self.flush()
+
+
+@contextmanager
+def _extra(path: Path) -> Iterator[Path]:
+    """Where a picture goes, or what else nobody needs: one that cannot be made is no reason to lose a training."""
+    try:
+        yield path
+    except Exception as error:
+        print(f"warning: {path} was not made: {type(error).__name__}: {error}", file=sys.stderr)

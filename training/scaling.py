@@ -6,7 +6,8 @@ loss has the size of a sum of pixel losses whatever the training was, and featur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +22,40 @@ DRAWS = 8  # of the distortion's strength, at each scale
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
+class Examples(NamedTuple):
+    """What a scale's critic was to tell apart.
+
+    Attributes:
+        level: (1, 3, H, W) in [0, 1].
+        distorted: what the adversary made of it, each with a strength of its own, (``DRAWS``, 3, H, W).
+    """
+
+    level: Tensor
+    distorted: Tensor
+
+
+@torch.no_grad()
+def draw_examples(config: Config, start: Tensor, level: Tensor) -> Examples:
+    """Those of one scale; the same whenever they are drawn.
+
+    Args:
+        start: what the distortion is applied to, see :func:`training.images.start_of`.
+    """
+    adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
+    return Examples(level, torch.cat([adversary(start, level, draws) for _ in range(DRAWS)]))
+
+
+def examples_of(config: Config) -> Iterator[Examples]:
+    """Of all scales, from the image that the settings name."""
+    image, _ = open_image(config.image, config.image_licence)
+    return (draw_examples(config, start, level) for start, level in starts_and_levels(image, config))
+
+
 def feature_scale(
-    discriminators: Sequence[Layers], config: Config, kind: type[FrozenDiscriminator] = FrozenDiscriminator
+    discriminators: Sequence[Layers],
+    config: Config,
+    kind: type[FrozenDiscriminator] = FrozenDiscriminator,
+    examples: Iterable[Examples] | None = None,
 ) -> float:
     """The factor for all features that gives them their share of the loss on the training image.
 
@@ -32,9 +65,10 @@ def feature_scale(
     Args:
         discriminators: folded layers of each scale.
         kind: what compares the features.
+        examples: of each scale; None for :func:`examples_of`.
     """
     of_image = of_features = 0.0
-    for scale, image, features in distances(discriminators, config, kind):
+    for scale, image, features in distances(discriminators, config, kind, examples):
         of_features += features
         if 0 not in config.taps or scale == config.scales - 1:
             of_image += image
@@ -45,19 +79,19 @@ def feature_scale(
 
 @torch.no_grad()
 def distances(
-    discriminators: Sequence[Layers], config: Config, kind: type[FrozenDiscriminator] = FrozenDiscriminator
+    discriminators: Sequence[Layers],
+    config: Config,
+    kind: type[FrozenDiscriminator] = FrozenDiscriminator,
+    examples: Iterable[Examples] | None = None,
 ) -> Iterator[tuple[int, float, float]]:
-    """Scale, distance of the images and of the features, of each of ``DRAWS`` distorted training images a scale."""
+    """Scale, distance of the images and of the features, of each example; arguments as for :func:`feature_scale`."""
     above = tuple(tap for tap in config.taps if tap > 0)
     exponent = config.image_exponent if 0 in config.taps else DISTANCES[config.distance]
-    source, _ = open_image(config.image, config.image_licence)
-    pairs = zip(discriminators, starts_and_levels(source, config), strict=True)
-    for scale, (layers, (start, level)) in enumerate(pairs):
-        adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
+    pairs = zip(discriminators, examples_of(config) if examples is None else examples, strict=True)
+    for scale, (layers, (level, of_level)) in enumerate(pairs):
         features = kind(layers, differences(above, DISTANCES[config.distance]))
         image = FrozenDiscriminator(layers, differences((0,), image_exponent=exponent))
-        for _ in range(DRAWS):
-            distorted = adversary(start, level, draws)
+        for distorted in of_level.split(1):
             yield scale, image.distance(distorted, level).item(), features.distance(distorted, level).item()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from training.config import Config
-from training.images import open_image, pyramid
 
 # What the runs of a batch have in common.
 TOGETHER = (
@@ -27,14 +28,14 @@ def read_sweep(path: Path) -> dict[str, dict[str, Any]]:
     form = 'expected JSON like {"seed-1": {"seed": 1}, "seed-2": {"seed": 2}}: names of folders, and settings'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8
         raise ValueError(f"{path}: {error}; {form}") from error
     if not isinstance(content, dict) or not content or not all(isinstance(own, dict) for own in content.values()):
         raise ValueError(f"{path}: {form}")
     known = {entry.name for entry in fields(Config)}
     sweep: dict[str, dict[str, Any]] = {}
     for name, own in content.items():
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".", "..") or "\\" in name or not name.isprintable():
             raise ValueError(f"{path}: {name!r} cannot be the name of a folder")
         settings = {key.replace("-", "_"): tuple(v) if isinstance(v, list) else v for key, v in own.items()}
         if unknown := settings.keys() - known:
@@ -43,7 +44,7 @@ def read_sweep(path: Path) -> dict[str, dict[str, Any]]:
     return sweep
 
 
-def check_alike(configs: dict[str, Config]) -> None:
+def check_alike(configs: Mapping[str, Config]) -> None:
     """That the steps of named runs can share launches.
 
     Raises:
@@ -57,19 +58,15 @@ def check_alike(configs: dict[str, Config]) -> None:
                     f"runs in one batch must share {', '.join(TOGETHER)}; {setting} is {getattr(reference, setting)} "
                     f"in {first} and {getattr(config, setting)} in {name}: train them apart"
                 )
-    _check_sizes(configs.values())
 
 
-def _check_sizes(configs: Iterable[Config]) -> None:
-    sizes = {}
-    for config in configs:
-        image, _ = open_image(config.image)
-        levels = pyramid(image, config.scales, config.ratio, config.longest_side)
-        sizes[config.image] = [tuple(level.shape[2:]) for level in levels]
+def check_sizes(levels: Mapping[str, Sequence[Tensor]]) -> None:
+    """As :func:`check_alike`, of the levels that the named runs learn from."""
+    sizes = {name: [tuple(level.shape[2:]) for level in of_run] for name, of_run in levels.items()}
     first = next(iter(sizes))
     for name in sizes:
         if sizes[name] != sizes[first]:
             raise ValueError(
-                f"runs in one batch must share sizes; the finest level is {sizes[first][-1]} of {first} and "
-                f"{sizes[name][-1]} of {name}: crop the images to one shape, or train them apart"
+                f"runs in one batch must share sizes; the finest level is {sizes[first][-1]} in {first} and "
+                f"{sizes[name][-1]} in {name}: crop the images to one shape, or train them apart"
             )

@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -25,35 +26,61 @@ if not __package__:  # run by its path
 
 import torch
 
-from training.config import INDIFFERENT, Config, add_flags, given_settings
+from training.config import INDIFFERENT, Config, add_flags, given_settings, task_of
 from training.distortions import make_distortion
 from training.draws import drawn
-from training.images import open_image, pyramid, resize_clipped
+from training.images import resize_clipped, start_of
+from training.material import Material, changes
 from training.progress import Progress
 from training.recipes import FORMS, settings
 from training.run_folder import RunFolder
 from training.run_state import RunState
 from training.scale import Scale
-from training.sweep import check_alike, read_sweep
+from training.scaling import draw_examples
+from training.sweep import check_alike, check_sizes, read_sweep
 from training.threads import use_threads
 from training.together import Training, train_together
+from training.trial import remarks
 from training.updates import updates_of
+
+EXAMPLES = """\
+examples:
+  a built-in distortion, and a photograph of your own:
+    python -m training.train --task webp --webp-quality 10 50 --image photo.jpg
+  a function of your own, in my_module.py of the current folder:
+    python -m training.train --task rain --distortion my_module:add_rain --image photo.jpg
+  a program, and every other time a blur:
+    python -m training.train --task scan --image photo.jpg \\
+        --distortion "cwebp -q $((10 + {seed} % 50)) {in} -o {out}" motion
+"""
 
 MakeScale = Callable[[Config, int, torch.device], Scale]
 
 
 class Run(NamedTuple):
-    """Settings, a folder, and what a checkpoint left."""
+    """Settings, a folder, what a checkpoint left, and what is learnt from if it is open already."""
 
     config: Config
     folder: RunFolder
     checkpoint: dict[str, Any] | None = None
+    material: Material | None = None
+
+    def opened(self) -> Material:
+        """What the run learns from: its checkpoint's, or what its settings name.
+
+        Raises:
+            ValueError, ImportError: see :meth:`training.material.Material.of`.
+        """
+        if self.material is not None:
+            return self.material
+        return Material.of(self.config) if self.checkpoint is None else Material.loaded(self.checkpoint["material"])
 
     def open(self) -> None:
         """Makes the folder, or continues its logs.
 
         Raises:
             FileExistsError: it holds a run that is not to be continued.
+            BlockingIOError: another process writes there.
         """
         if self.checkpoint is None:
             self.folder.create(self.config)
@@ -76,11 +103,12 @@ def train(run: Run, kernels: str, make_scale: MakeScale = Scale, show_progress: 
     """
     config, folder = run.config, run.folder
     device = torch.device(device_name(config.device))
-    image, _ = open_image(config.image, config.image_licence)
-    below, *levels = pyramid(image, config.scales, config.ratio, config.longest_side)
+    material = run.opened()
+    levels = material.levels
     distort = make_distortion(config)
-    at = RunState.of(config, below, kernels, run.checkpoint)
+    at = RunState.of(config, material, kernels, run.checkpoint)
     progress = Progress([level[0, 0].numel() for level in levels], config.steps, at.scale, at.step, show_progress)
+    run.folder.ending(progress.close)
 
     for scale in range(at.scale, config.scales):
         progress.begin(scale)
@@ -108,7 +136,9 @@ def train(run: Run, kernels: str, make_scale: MakeScale = Scale, show_progress: 
 
         ((distorted, _, randomness),) = draws
         attempt = networks.attempt(distorted.to(device), level).cpu()
-        folder.save_preview(scale, (levels[scale], distorted, attempt))
+        folder.save_preview(scale, {"level": levels[scale], "distorted": distorted, "adversary": attempt})
+        start = start_of(scale, material.below, levels, config)  # without what a generator made of the coarser one
+        at.examples.append(draw_examples(config, start, levels[scale]).distorted)
         at.finished.append({name: value.cpu() for name, value in networks.outcome().items()})
         # With a generator the next scale builds on its output, otherwise on the true level.
         at.coarser = attempt if config.generator else levels[scale]
@@ -116,16 +146,22 @@ def train(run: Run, kernels: str, make_scale: MakeScale = Scale, show_progress: 
         at.save(folder, config, randomness)
     progress.close()
     folder.save_curves()
-    folder.close()
 
 
 def train_runs(runs: Sequence[Run], make_scale: MakeScale = Scale) -> None:
-    """Runs side by side; each ends with the same weights as by itself.
+    """Runs side by side; each ends with the same weights as by itself. Their folders are closed, however it ends.
 
     Raises:
         ValueError: the back end that they ask for cannot be used here.
         FloatingPointError: see :func:`train`.
     """
+    with ExitStack() as ending:
+        for run in runs:
+            ending.callback(run.folder.close)
+        _train_runs(runs, make_scale)
+
+
+def _train_runs(runs: Sequence[Run], make_scale: MakeScale) -> None:
     torch.backends.cudnn.allow_tf32 = False  # second derivatives feel TF32's 10-bit mantissa
     config = runs[0].config
     use_threads(config.threads or None)
@@ -139,12 +175,19 @@ def device_name(name: str) -> str:
     """The device that a setting means.
 
     Raises:
-        ValueError: CUDA was asked for and is not there.
+        ValueError: it is not there.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("--device cuda, but torch finds no CUDA device; leave the flag out or use --device cpu")
+    try:
+        torch.ones((), device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has one for each kind of device
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"--device {name} cannot be used here ({reason}); leave the flag out or use --device cpu"
+        ) from error
     return name
 
 
@@ -155,41 +198,92 @@ def prepare(arguments: argparse.Namespace) -> list[Run]:
         ValueError, OSError: settings, folders and checkpoints do not fit together.
     """
     given = given_settings(arguments)
-    out = Path(arguments.out or f"runs/{given.get('task', Config.task)}")
+    out = Path(arguments.out or f"runs/{given.get('task', Config.task) if arguments.batch_runs else task_of(given)}")
     if arguments.batch_runs is None:
-        return [prepare_run(out, given, arguments)]
+        return [prepare_run(out, given, arguments, arguments.resume)]
     entries = read_sweep(Path(arguments.batch_runs))
-    runs = [prepare_run(out / name, {**given, **own}, arguments) for name, own in entries.items()]
+    # A stop may have come between two folders: what has none yet begins beside what goes on.
+    begun = {name: RunFolder(out / name).begun for name in entries}
+    runs = [
+        prepare_run(
+            out / name, {**given, **own}, arguments, arguments.resume and (begun[name] or not any(begun.values()))
+        )
+        for name, own in entries.items()
+    ]
     check_alike({name: run.config for name, run in zip(entries, runs, strict=True)})
     return runs
 
 
-def prepare_run(path: Path, given: dict[str, Any], arguments: argparse.Namespace) -> Run:
-    """One run; a resumed one takes its settings from its checkpoint, and where it is computed from ``given``."""
+def prepare_run(path: Path, given: dict[str, Any], arguments: argparse.Namespace, resume: bool) -> Run:
+    """One run; a resumed one takes its settings from its folder, and where it is computed from ``given``.
+
+    One that was stopped before its first checkpoint begins again.
+    """
     folder = RunFolder(path)
-    if not arguments.resume:
-        return Run(Config(**settings(given.get("task", Config.task), given, arguments.recipe)), folder)
-    checkpoint = folder.load_checkpoint()
-    config = Config.from_dict(json.loads(checkpoint["config"]))
+    if not resume:
+        task = task_of(given)
+        return Run(Config(**settings(task, {**given, "task": task}, arguments.recipe)), folder)
+    if folder.begun and not arguments.dry_run:
+        folder.lock()  # before the checkpoint is read: nobody may be ahead of it
+    checkpoint = None
+    if folder.begun and not folder.checkpoint_path.exists():
+        config = folder.load_config()
+        print(f"{path} was stopped before its first checkpoint: it begins again", file=sys.stderr)
+    else:
+        checkpoint = folder.load_checkpoint()
+        config = Config.from_dict(json.loads(checkpoint["config"]))
     changed = {name: value for name, value in given.items() if getattr(config, name) != value}
     if other := {name: value for name, value in changed.items() if name not in INDIFFERENT}:
         raise ValueError(f"the run in {path} was started with other settings than {other}: leave them out to resume")
     return Run(replace(config, **changed), folder, checkpoint)
 
 
+def examined(run: Run) -> Run:
+    """A run with what it learns from, after all checks that need no folder; what is strange is said.
+
+    Raises:
+        ValueError, ImportError: it cannot work, or cannot go on as it began.
+    """
+    config, material = run.config, run.opened()
+    updates_of(config, torch.device(device_name(config.device)))
+    distort = make_distortion(config)
+    if run.checkpoint is not None:
+        of_image, of_distortion = changes(config, material)
+        if of_distortion is not None:
+            raise ValueError(
+                f"{of_distortion} since the run in {run.folder.path} began: bring back what it was, or train anew in "
+                "another folder"
+            )
+        if of_image is not None:
+            print(f"warning: {of_image}; the run goes on with the one that it began with", file=sys.stderr)
+    elif config.distortion is not None:
+        start = start_of(config.scales - 1, material.below, material.levels, config)
+        name = ", ".join(config.distortions)
+        for remark in remarks(name, distort, start, needed=not config.upscale):
+            print(f"warning: {name}: {remark}", file=sys.stderr)
+    return run._replace(material=material)
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python training/train.py", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--out", help="folder of the run [runs/TASK]")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out after its newest checkpoint")
-    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        usage="%(prog)s [--task TASK] [--distortion WHAT ...] [--image FILE] [other options]",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    of_run = parser.add_argument_group("the run")
+    of_run.add_argument("--out", metavar="FOLDER", help="of the run [runs/TASK]")
+    of_run.add_argument("--resume", action="store_true", help="continue the run in --out after its newest checkpoint")
+    of_run.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    of_run.add_argument(
         "--recipe",
         choices=FORMS,
         default=FORMS[0],
         help="where settings come from that no other flag names: recommended is the released recipe of sr, denoise and "
         "jpeg, and for other tasks what serves these best; paper is the paper's form [%(default)s]",
     )
-    parser.add_argument(
+    of_run.add_argument(
         "--batch-runs",
         metavar="FILE",
         help="several runs at once, each into a folder of its name in --out: JSON, a name and settings of its own for "
@@ -197,28 +291,38 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_flags(parser)
     arguments = parser.parse_args(argv)
+    runs: list[Run] = []
     try:
         runs = prepare(arguments)
         if arguments.dry_run:
             for run in runs:
                 print(run.config.to_json())
             return 0
-        for run in runs:  # fail before a folder is made
-            open_image(run.config.image), make_distortion(run.config)
-            updates_of(run.config, torch.device(device_name(run.config.device)))
+        runs = [examined(run) for run in runs]  # fail before a folder is made
+        check_sizes({run.folder.path.name: run.opened().levels for run in runs})
         for run in runs:
             run.open()
         train_runs(runs)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = f" --batch-runs {arguments.batch_runs}" if arguments.batch_runs else ""
-        print(f"\nstopped; continue with --resume --out {arguments.out or runs[0].folder.path}{again}", file=sys.stderr)
+        print(f"\nstopped{_how_to_go_on(runs, arguments)}", file=sys.stderr)
         return 130
+    finally:
+        for run in runs:
+            run.folder.close()
     for run in runs:
         print(f"done: {run.folder.path}; next: python training/export.py {run.folder.path}")
     return 0
+
+
+def _how_to_go_on(runs: Sequence[Run], arguments: argparse.Namespace) -> str:
+    if not any(run.folder.begun for run in runs):
+        return ""
+    out = arguments.out or runs[0].folder.path
+    again = f" --batch-runs {arguments.batch_runs}" if arguments.batch_runs else ""
+    return f"; continue with --resume --out {out}{again}"
 
 
 if __name__ == "__main__":

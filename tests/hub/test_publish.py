@@ -112,6 +112,27 @@ def test_a_published_version_never_changes(
     assert revision(manifest) != commit
 
 
+def test_a_published_name_never_gets_other_bytes(hub: LocalHub, manifest: Path, run: Any, tmp_path: Path) -> None:
+    """Not with another version of the manifest either; the tag of the first names the file."""
+    run("--execute")
+    state = dict(hub.repos["tester/released"].tags), list(hub.repos["tester/released"].commits)
+    shutil.copytree(WEIGHTS, tmp_path / "weights")
+    content = json.loads(manifest.read_bytes())
+    entry, other = content["weights"]["jpeg"], content["weights"]["denoise"]
+    name = entry["filename"]
+    (tmp_path / "weights" / name).write_bytes((WEIGHTS / other["filename"]).read_bytes())
+    renamed = {**content, "version": "99.0", "revision": None}
+    renamed["weights"] = {"denoise": {**other, "filename": name}}
+    manifest.write_text(json.dumps(renamed))
+    with pytest.raises(SystemExit, match=f"the name {name} is taken by other bytes, in tester/released"):
+        run("--execute", "--weights", str(tmp_path / "weights"))
+    assert (hub.repos["tester/released"].tags, list(hub.repos["tester/released"].commits)) == state
+    (manifest.parent / "training").mkdir()
+    (manifest.parent / "training" / "retired.json").write_text(json.dumps({name: "0" * 64}))
+    with pytest.raises(SystemExit, match=r"taken by other bytes, listed in training/retired\.json"):
+        run("--weights", str(tmp_path / "weights"))
+
+
 @pytest.mark.parametrize(
     "fault",
     [

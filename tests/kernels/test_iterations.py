@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="the kernels' compiler, triton, is not inst
 
 from critic_cases import SPECTRAL, SPECTRAL_APART, WGAN_GP, case, objectives
 
-from training import scale, train, updates
+from training import material, scale, train, updates
 from training.adam import adam, load_moments, set_rate
 from training.config import Config
 from training.kernels.triton import graph, selfcheck, step
@@ -50,8 +50,8 @@ def interpreted_training(monkeypatch):
             return choose(name, *arguments)
         return CapturedUpdate(), "triton: in the interpreter"
 
-    train_open_image, generator = train.open_image, scale.Generator
-    monkeypatch.setattr(train, "open_image", opened)
+    train_open_image, generator = material.open_image, scale.Generator
+    monkeypatch.setattr(material, "open_image", opened)
     monkeypatch.setattr(scale, "Discriminator", Double)
     monkeypatch.setattr(scale, "Generator", lambda channels: generator(channels).double())
     monkeypatch.setattr(updates, "choose", chosen)

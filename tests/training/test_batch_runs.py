@@ -72,6 +72,24 @@ def test_a_batch_that_was_stopped_goes_on(tmp_path, monkeypatch):
         assert_same_weights(checkpoint(tmp_path / "whole" / name), checkpoint(tmp_path / "broken" / name))
 
 
+def test_a_batch_that_was_stopped_between_two_folders_goes_on(tmp_path, monkeypatch):
+    sweep = sweep_file(tmp_path, {name: SWEEP[name] for name in ("noise", "codec")})
+    honest = RunFolder.create
+
+    def dying(self, *arguments):
+        if self.path.name == "codec":
+            raise KeyboardInterrupt
+        honest(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "create", dying)
+        assert run(tmp_path / "out", "--batch-runs", sweep) == 130
+    assert not (tmp_path / "out" / "codec").exists()
+    assert run(tmp_path / "out", "--batch-runs", sweep, "--resume") == 0
+    assert all(len(checkpoint(tmp_path / "out" / name)["finished"]) == 2 for name in ("noise", "codec"))
+    assert run(tmp_path / "none", "--batch-runs", sweep, "--resume") == 2
+
+
 def test_the_back_end_is_on_record_and_may_change_when_resuming(tmp_path):
     assert run(tmp_path, "--task", "denoise", "--kernels", "reference") == 0
     assert json.loads(checkpoint(tmp_path)["origin"])["kernels"] == "reference"
@@ -85,9 +103,15 @@ def test_the_back_end_is_on_record_and_may_change_when_resuming(tmp_path):
         ({"a": {"channels": [4]}, "b": {"channels": [8]}}, "runs in one batch must share"),
         ({"a": {}, "b": {"image": "skimage:astronaut"}}, "crop the images to one shape, or train them apart"),
         ({"a": {"sed": 1}}, "a has settings that do not exist: sed"),
-        ({"../a": {}}, "cannot be the name of a folder"),
+        *(
+            ({name: {}}, "cannot be the name of a folder")
+            for name in ("../a", "..", ".", "", "/a", "a\\b", "a\0", "a\n")
+        ),
+        ({"a": {"steps": "3"}}, "steps must be a whole number, got '3'"),
+        ({"a": {"lr": float("nan")}}, "lr must be a finite number, got nan"),
         ({"a": 1}, "expected JSON like"),
         ("{", "expected JSON like"),
+        ("[" * 100_000, "expected JSON like"),
     ],
 )
 def test_sweeps_that_do_not_fit_are_refused_before_any_work(tmp_path, capsys, content, message):

@@ -17,8 +17,9 @@ from training.bench.device import files, kernels, prepared, stages, updates
 from training.bench.device.__main__ import main
 from training.bench.device.runner import run_parts
 from training.bench.device.stages import BUDGET, PARTS, STAGES, Part
+from training.builtin.codecs import jpeg
 from training.config import Config
-from training.distortions import jpeg, uniform
+from training.distortions import uniform
 from training.images import open_image, pyramid
 from training.kernels.triton.optional import TRITON_INSTALLED
 

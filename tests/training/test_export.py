@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from task_losses import TaskLoss, WeightsError
 from training import export, train
 from training.networks import Block, Discriminator
+from training.provenance import RETIRED, ROOT
 from training.run_folder import RunFolder
 from training.scale import Scale
 
@@ -111,7 +112,8 @@ def test_an_unfinished_run_is_refused(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def project(tmp_path):
-    (tmp_path / "task_losses").mkdir()
+    for folder in ("task_losses", "training"):
+        (tmp_path / folder).mkdir()
     manifest = {"schema": 1, "version": "1", "repo_id": "a/b", "revision": "c" * 40, "license": "MIT", "weights": {}}
     (tmp_path / "weights_manifest.json").write_text(json.dumps(manifest))
     return tmp_path
@@ -129,13 +131,52 @@ def test_a_release_updates_the_manifest_and_takes_back_the_pin(project):
     assert released(project)["revision"] is None
 
 
-def test_a_published_weight_never_changes(project):
-    entry = {"filename": "jpeg-v1.safetensors", "sha256": "1", "size": 3}
-    export.release(entry, "jpeg", b"one", root=project)
+def release(project, task, version, content):
+    entry = {"filename": f"{task}-{version}.safetensors", "sha256": content, "size": len(content)}
+    export.release(entry, task, content.encode(), root=project)
+
+
+def contents(project):
+    return {path.name: path.read_text() for path in (project / "task_losses/weights").iterdir()}
+
+
+def pin(project):
     manifest = released(project) | {"revision": "d" * 40}
     (project / "weights_manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("pinned", [True, False], ids=["published", "not published"])
+def test_a_name_never_comes_twice_with_other_bytes(project, pinned):
+    for task in ("sr", "jpeg"):
+        release(project, task, "v1", f"{task} one")
+    if pinned:
+        pin(project)
+    release(project, "sr", "v2", "sr two")  # which takes the pin back
+    assert released(project)["revision"] is None
+    before = contents(project), released(project)
+    for again in (("jpeg", "v1", "jpeg other"), ("sr", "v1", "sr other")):  # listed, and not any more
+        with pytest.raises(ValueError, match="another version"):
+            release(project, *again)
+    assert (contents(project), released(project)) == before
+    assert before[0] == {"jpeg-v1.safetensors": "jpeg one", "sr-v2.safetensors": "sr two"}
+
+
+def test_a_name_may_come_again_with_its_own_bytes(project):
+    for version, content in (("v1", "one"), ("v2", "two"), ("v1", "one")):
+        release(project, "jpeg", version, content)
+    assert contents(project) == {"jpeg-v1.safetensors": "one"}
     with pytest.raises(ValueError, match="another version"):
-        export.release(entry | {"sha256": "2"}, "jpeg", b"two", root=project)
-    assert (project / "task_losses/weights/jpeg-v1.safetensors").read_bytes() == b"one"
-    export.release(entry | {"filename": "jpeg-v2.safetensors", "sha256": "2"}, "jpeg", b"two", root=project)
-    assert [path.name for path in (project / "task_losses/weights").iterdir()] == ["jpeg-v2.safetensors"]
+        release(project, "jpeg", "v2", "other")
+
+
+def test_a_version_is_no_way_out_of_the_folder(project):
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
+        release(project, "jpeg", "v1/../../v1", "one")
+    assert [path.name for path in project.iterdir() if path.is_file()] == ["weights_manifest.json"]
+
+
+def test_retired_names_are_not_listed_and_listed_ones_not_retired():
+    listed = {entry["filename"] for entry in released(ROOT)["weights"].values()}
+    retired = json.loads((ROOT / RETIRED).read_text())
+    assert retired
+    assert not listed & retired.keys()

@@ -1,11 +1,17 @@
 """Where settings come from that nobody names."""
 
 import json
+import re
+import shlex
+from dataclasses import replace
 
 import pytest
 
+from task_losses.architecture import DISTANCES
 from training import train
-from training.config import Config
+from training.builtin import BUILTIN
+from training.config import KERNELS, Config
+from training.objectives import OBJECTIVES
 from training.recipes import PAPER, RECIPES
 
 
@@ -57,3 +63,37 @@ def test_runs_of_a_batch_have_each_their_recipe(tmp_path, capsys):
     first, end = decoder.raw_decode(text)
     second, _ = decoder.raw_decode(text[end:].lstrip())
     assert [first["image_share"], second["image_share"]] == [0.6, 0.9]
+
+
+@pytest.mark.parametrize("name", [name for name in BUILTIN if name not in RECIPES])
+def test_a_built_in_distortion_gets_what_is_recommended_for_ones_own(name, capsys):
+    own = settings(capsys, "--task", "rain", "--distortion", "my_module:add_rain")
+    assert settings(capsys, "--task", name) == replace(own, task=name, distortion=None)
+
+
+def help_text(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    return capsys.readouterr().out
+
+
+def test_help_has_sections_choices_and_examples_that_work(capsys):
+    text = help_text(capsys)
+    sections = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert len(sections) >= 7
+    assert len(set(sections)) == len(sections)
+    options = text.partition("options:")[2].partition("the run:")[0]
+    assert re.findall(r"--[\w-]+", options) == ["--help"], "every other flag stands in a section"
+    for choices in (OBJECTIVES, DISTANCES, KERNELS):
+        assert f"{{{','.join(choices)}}}" in text
+    examples = re.findall(r"^ +python -m training\.train (.*)$", text.replace("\\\n", ""), re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        assert settings(capsys, *shlex.split(example)).image == "photo.jpg"
+
+
+@pytest.mark.parametrize("flag", ["--objective", "--distance", "--kernels"])
+def test_a_choice_that_there_is_not_is_refused_with_those_there_are(flag, capsys):
+    with pytest.raises(SystemExit):
+        train.main([flag, "no-such"])
+    assert "invalid choice: 'no-such' (choose from" in capsys.readouterr().err

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +19,7 @@ from training.bench.study.forms import reweighted
 from training.bench.study.ours import recipe_of
 from training.bench.study.restoration import short_hash
 from training.config import INDIFFERENT, Config
+from training.lock import alone
 from training.run_folder import RunFolder
 from training.scale import Scale
 from training.train import Run, train_runs
@@ -114,22 +112,12 @@ def _trained(config: Config, average: float, runs: Path) -> Path:
     method = {"average": average} if average else {}
     folder = RunFolder(runs / f"{config.task}-{short_hash({**settings, **method})}")
     path = folder.path / f"{short_hash(form)}.safetensors"
-    with _alone(folder.path.with_suffix(".lock")):
+    runs.mkdir(parents=True, exist_ok=True)
+    with alone(folder.path.with_suffix(".lock"), wait=True):  # two questions may need one training
         if not path.is_file():
             checkpoint = folder.load_checkpoint() if folder.checkpoint_path.exists() else None
-            if checkpoint is None:
-                shutil.rmtree(folder.path, ignore_errors=True)  # what a kill before the first checkpoint left
             run = Run(config, folder, checkpoint)
             run.open()
             train_runs([run], partial(AveragedScale, decay=average) if average else Scale)
             export.export(folder, form=form).replace(path)
     return path
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Waits while another process is in here: two questions may need one training."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

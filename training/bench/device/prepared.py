@@ -31,7 +31,7 @@ def prepare(folder: Path) -> None:
     Args:
         folder: is made; about 7 MB.
     """
-    from training.distortions import jpeg
+    from training.builtin.codecs import jpeg
 
     folder.mkdir(parents=True, exist_ok=True)
     config = Config()
@@ -66,7 +66,7 @@ def flags(folder: Path, task: str) -> list[str]:
 
 
 def codec(image: Tensor, generator: torch.Generator) -> Tensor:
-    """What :func:`training.distortions.jpeg` makes of a level, at a quality that is drawn as the task draws it.
+    """What :func:`training.builtin.codecs.jpeg` makes of a level, at a quality that is drawn as the task draws it.
 
     Raises:
         KeyError: the image is no level of the recipe's pyramid.

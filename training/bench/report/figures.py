@@ -19,16 +19,18 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+if not __package__:  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+    import_module("training")  # before matplotlib: it says what need not draw
+
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-if not __package__:  # run by its path
-    sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from training.bench.report.rows import Row, Rows, candidates, front, mixed_losses, read_rows
 from training.bench.study.conditions import add_condition_flags, conditions_of

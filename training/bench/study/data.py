@@ -12,17 +12,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from task_losses.pictures import pictures_in, read_picture
 from task_losses.pyramid import resize
 from training.bench.study.restorers import SR_FACTOR
-from training.distortions import gaussian_noise, jpeg, uniform
-from training.images import open_image
+from training.builtin.codecs import jpeg
+from training.builtin.noise import gaussian_noise
+from training.distortions import uniform
 
 TRAIN_SIGMA = (5.0, 50.0)  # grey levels of 255
 TRAIN_QUALITY = (5, 40)
 # Test conditions: nothing to choose for super-resolution, sigma in grey levels, the codec's quality.
 LEVELS: dict[str, tuple[int, ...]] = {"sr": (SR_FACTOR,), "denoise": (15, 25, 50), "jpeg": (10, 20, 40)}
 TASKS = tuple(LEVELS)
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,8 @@ def read_folders(folders: Sequence[Path], limit: int | None = None) -> list[Pict
     """
     pictures = []
     for folder in folders:
-        files = sorted(file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise ValueError(f"no images in {str(folder)!r}: expected a folder of PNG or JPEG files")
-        pictures += [Picture(f"{folder.name}/{file.stem}", open_image(str(file))[0]) for file in files[:limit]]
+        files = pictures_in(folder)[:limit]
+        pictures += [Picture(f"{folder.name}/{file.stem}", read_picture(file)) for file in files]
     return pictures
 
 

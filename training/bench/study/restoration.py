@@ -76,7 +76,7 @@ def start_network(task: str, recipe: Recipe, pictures: Sequence[Picture], folder
     batches = training_batches(
         task, pictures, patch=recipe.patch, batch=recipe.batch, steps=recipe.start_steps, seed=START_SEED
     )
-    bar = tqdm(batches, total=recipe.start_steps, desc=f"{task}: start with L1", mininterval=5)
+    bar = tqdm(batches, total=recipe.start_steps, desc=f"{task}: start with L1", mininterval=5, disable=None)
     losses = [step.loss for step in train(network, F.l1_loss, bar, recipe.start_steps, recipe.start_lr)]
     folder.mkdir(parents=True, exist_ok=True)
     window = max(1, len(losses) // 20)
