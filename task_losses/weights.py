@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from task_losses.discriminator import SLOPE, Architecture
+from task_losses.architecture import SLOPE, Architecture
 
 T = TypeVar("T")
 
@@ -244,9 +244,7 @@ def serialize_weights(tensors: dict[str, Tensor], architecture: Architecture, in
     """
     from safetensors.torch import save
 
-    form = {**asdict(architecture), "slope": SLOPE}
-    if 0 not in architecture.taps:
-        del form["image_exponent"]  # of an image that is not compared
+    form = {**architecture.to_dict(), "slope": SLOPE}
     content = {**info, "schema": SCHEMA, "architecture": form}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={METADATA_KEY: text})
@@ -300,6 +298,10 @@ def architecture_from_dict(content: dict[str, Any]) -> Architecture:
         taps=tuple(int(tap) for tap in content["taps"]),
         distance=content.get("distance", Architecture.distance),
         image_exponent=float(content.get("image_exponent", Architecture.image_exponent)),
+        texture_taps=tuple(int(tap) for tap in content.get("texture_taps", ())),
+        texture_weight=float(content.get("texture_weight", 0.0)),
+        periods=tuple(int(period) for period in content.get("periods", ())),
+        periodic_weight=float(content.get("periodic_weight", 0.0)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
-from task_losses.discriminator import DISTANCES, Architecture
+from task_losses.architecture import DISTANCES, Architecture
 from training.objectives import OBJECTIVES, Objective
 from training.recipes import RECIPES
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from task_losses.architecture import DISTANCES, differences
 from task_losses.discriminator import FrozenDiscriminator
 from training.config import Config
 from training.distortions import make_adversary
@@ -85,11 +86,11 @@ def distances(
 ) -> Iterator[tuple[int, float, float]]:
     """Scale, distance of the images and of the features, of each example; arguments as for :func:`feature_scale`."""
     above = tuple(tap for tap in config.taps if tap > 0)
-    exponent = config.image_exponent if 0 in config.taps else 2.0 if config.distance == "squared" else 1.0
+    exponent = config.image_exponent if 0 in config.taps else DISTANCES[config.distance]
     pairs = zip(discriminators, examples_of(config) if examples is None else examples, strict=True)
     for scale, (layers, (level, of_level)) in enumerate(pairs):
-        features = kind(layers, above, config.distance)
-        image = FrozenDiscriminator(layers, (0,), image_exponent=exponent)
+        features = kind(layers, differences(above, DISTANCES[config.distance]))
+        image = FrozenDiscriminator(layers, differences((0,), image_exponent=exponent))
         for distorted in of_level.split(1):
             yield scale, image.distance(distorted, level).item(), features.distance(distorted, level).item()
 

@@ -14,7 +14,7 @@ import torch
 from hubserver import Fault, LocalHub, sha256
 
 from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
-from task_losses.discriminator import Architecture
+from task_losses.architecture import Architecture
 from task_losses.losses import LOSSES
 from task_losses.weights import MANIFEST, parse_manifest, serialize_weights, tensor_shapes
 
