@@ -37,12 +37,10 @@ def remarks(name: str, distort: Distortion, image: Tensor, needed: bool) -> list
     """
     results, repeated, states = [], True, []
     for seed in range(CALLS):
-        first, again = (distort(image, _source(seed)) for _ in range(2))
-        repeated &= torch.allclose(first, again, atol=0.01 * GREY)
-        results.append(first)
         draws = _source(seed)
-        distort(image, draws)
+        results.append(distort(image, draws))
         states.append(draws.get_state())
+        repeated &= torch.allclose(results[-1], distort(image, _source(seed)), atol=0.01 * GREY)
     largest = max(result.abs().max().item() for result in results)
     if largest > SCALED:
         raise ValueError(
@@ -72,8 +70,8 @@ def _strange(
     moved = [found for result in results if (found := misplacement(image, result)) is not None]
     if moved:
         yield (
-            f"it shows the image {moved[0]} ({len(moved)} of {CALLS} calls); the critic would learn that, unless you "
-            "mean it, keep every pixel in its place"
+            f"it shows the image {moved[0]} ({len(moved)} of {CALLS} calls); the critic would learn that: keep every "
+            "pixel in its place, unless you mean it"
         )
 
 
