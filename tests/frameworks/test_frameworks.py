@@ -303,6 +303,10 @@ def test_it_trains_in(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ROWS[name][2](tmp_path)
 
 
+def test_the_lines_for_several_processes_train() -> None:
+    recipe("Several processes")
+
+
 def table() -> str:
     version = {**VERSIONS, **{name: f"source at {commit[:7]}" for name, commit in SOURCES.items()}}
     rows = [f"| {name} | {lines} | {version[name]}: {what} |" for name, (lines, what, _) in ROWS.items()]
