@@ -73,6 +73,12 @@ def test_a_target_made_in_inference_mode(pair):
         assert pred.grad.any()
 
 
+def test_weights_of_ones_own(pair, tmp_path):
+    """By TaskLoss, the kind of a slot that is told no other."""
+    task_losses.JPEGLoss().save_pretrained(tmp_path)
+    torch.testing.assert_close(WeightedSlot(pretrained=str(tmp_path))(*pair), task_losses.JPEGLoss()(*pair))
+
+
 def test_the_perceptual_slot_returns_two_losses(pair, value):
     loss, style = Perceptual()(*pair)
     torch.testing.assert_close(loss, value)

@@ -69,7 +69,7 @@ def main(how: str) -> None:
 
     import basicsr
     from basicsr.losses import build_loss
-    from basicsr.utils.registry import Registry
+    from basicsr.utils.registry import LOSS_REGISTRY, Registry
 
     import task_losses.integrations.basicsr as ours
     from task_losses import SRLoss
@@ -102,6 +102,7 @@ def main(how: str) -> None:
             SRLoss(**sums)(pred, target).item(),
         ],
         "state": len(built.state_dict()),
+        "names": sorted(name for name, kind in LOSS_REGISTRY if kind.__module__ == ours.__name__),
         "clash": clash,
         "pickles": type(pickle.loads(pickle.dumps(built))).__name__,
     }

@@ -54,6 +54,7 @@ def main() -> None:
 
     from neosr.models.image import image
     from neosr.utils.options import parse_options
+    from neosr.utils.registry import LOSS_REGISTRY
 
     from task_losses import SRLoss
 
@@ -71,7 +72,8 @@ def main() -> None:
             model.optimize_parameters(step)
             expected = 0.5 * SRLoss()(model.output.detach(), model.gt).item()
             rows.append([float(model.log_dict["l_g_percep"]), expected])
-    print(json.dumps({"steps": steps.count, "rows": rows, "truthy": bool(model.cri_perceptual)}))
+    names = sorted(name for name, kind in LOSS_REGISTRY if kind.__module__.startswith("task_losses"))
+    print(json.dumps({"steps": steps.count, "rows": rows, "names": names, "truthy": bool(model.cri_perceptual)}))
 
 
 if __name__ == "__main__":

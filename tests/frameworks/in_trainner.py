@@ -49,6 +49,7 @@ def main(weight: float, per_scale: bool) -> None:
 
     from traiNNer.models import build_model
     from traiNNer.utils.config import Config
+    from traiNNer.utils.registry import LOSS_REGISTRY
 
     from task_losses import SRLoss
 
@@ -70,7 +71,8 @@ def main(weight: float, per_scale: bool) -> None:
                 expected = {f"l_g_sr_scale{scale}": share.mean() for scale, share in shares.items()}
             logged = {name: float(value) / 2 for name, value in model.log_dict.items()}  # it logs sums over two images
             rows.append({"logged": logged, "expected": {name: abs(weight) * v.item() for name, v in expected.items()}})
-    print(json.dumps({"steps": steps.count, "rows": rows}))
+    names = sorted(name for name, kind in LOSS_REGISTRY if kind.__module__.startswith("task_losses"))
+    print(json.dumps({"steps": steps.count, "rows": rows, "names": names}))
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ def expect_basicsr(done: dict[str, Any]) -> None:
     assert (done["style"], done["truthy"], done["state"]) == (None, True, 0)
     assert "L1Loss is registered already, by torch.nn" in done["clash"]
     assert done["pickles"] == "SRPerceptualLoss"
+    kinds = ("Denoise", "JPEG", "SR", "Task")
+    assert done["names"] == sorted(f"{kind}{form}Loss" for kind in kinds for form in ("", "Perceptual"))
 
 
 @row(
@@ -147,6 +149,7 @@ def _(folder: Path) -> None:
     for weight, form in (("0.5", "scales"), ("-0.5", "scales"), ("-0.5", "whole")):
         done = run(folder, "in_trainner.py", weight, form)
         assert done["steps"] == 2
+        assert done["names"] == ["denoiseloss", "jpegloss", "srloss", "taskloss"]
         for logged, expected in ((found["logged"], found["expected"]) for found in done["rows"]):
             assert set(logged) >= set(expected)
             assert len(expected) == (8 if form == "scales" else 1)
@@ -165,6 +168,7 @@ def _(folder: Path) -> None:
     done = run(folder, "in_neosr.py")
     assert done["steps"] == 2
     assert done["truthy"] is True
+    assert done["names"] == ["denoise_loss", "jpeg_loss", "sr_loss", "task_loss"]
     assert all(close(*pair) for pair in done["rows"])
 
 
