@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -307,7 +308,14 @@ def test_it_trains_in(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ROWS[name][2](tmp_path)
 
 
-def test_the_lines_for_several_processes_train() -> None:
+def test_the_lines_for_several_processes_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the only process of a torchrun; tests/distributed has several."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     recipe("Several processes")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -200,6 +201,12 @@ def test_what_cannot_work_is_said_before_anything_starts(tmp_path, capsys, conte
     assert on_ray.main([sweep_file(tmp_path, content), "--out", str(tmp_path / "out"), *flags]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray_it_says_what_to_install(tmp_path, capsys):
+    assert on_ray.main([sweep_file(tmp_path, {"a": {}}), "--out", str(tmp_path / "out"), *SMALL]) == 2
+    assert "the extra sweep" in capsys.readouterr().err
 
 
 def test_other_settings_than_those_it_was_begun_with_are_refused(tmp_path, capsys):
