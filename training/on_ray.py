@@ -24,6 +24,8 @@ if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     importlib.import_module("training")  # before torch: it says how torch's threads wait
 
+import torch
+
 from task_losses.files import write_file
 from training.config import add_flags, given_settings
 from training.distortions import make_distortion
@@ -105,6 +107,7 @@ def sweep(
     where = {"address": arguments.address} if arguments.address else {"address": "local", "num_cpus": available()}
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")])}
     ray.init(**where, runtime_env={"env_vars": environment}, logging_level="warning", log_to_driver=False)
+    # A cluster may grow.
     if not any(has(node, arguments) for node in ray.nodes()):
         print(f"no node has {arguments.cpus} CPUs and {arguments.gpus} GPUs yet: waiting for one", file=sys.stderr)
 
@@ -137,6 +140,20 @@ def sweep(
     return results, failed
 
 
+def check_room(arguments: argparse.Namespace) -> None:
+    """That this machine can hold one trial, if it is to be alone.
+
+    Raises:
+        ValueError: it would wait for ever.
+    """
+    for flag, wanted, there in (
+        ("--cpus", arguments.cpus, available()),
+        ("--gpus", arguments.gpus, torch.cuda.device_count()),
+    ):
+        if not arguments.address and wanted > there:
+            raise ValueError(f"{flag} {wanted:g}, but this machine has {there}; ask for less, or name a cluster")
+
+
 def has(node: Mapping[str, Any], arguments: argparse.Namespace) -> bool:
     """Whether a node of Ray's list is alive and large enough for one trial."""
     there = node["Resources"]
@@ -162,6 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     add_flags(parser)
     arguments = parser.parse_args(argv)
     try:
+        check_room(arguments)
         out = arguments.out.resolve()
         given = {"threads": max(1, int(arguments.cpus)), **given_settings(arguments)}
         trials = {name: {**given, **own} for name, own in read_sweep(arguments.sweep).items()}

@@ -48,7 +48,7 @@ def write_results(
     """
     measured = [name for name, result in results.items() if result.value is not None]
     best_first = sorted(measured, key=lambda name: results[name].value or 0.0, reverse=highest)
-    names = [*best_first, *(name for name in results if name not in measured), *failed]
+    names = [*best_first, *(name for name in own if name in results and name not in measured), *failed]
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(("name", "value", "attempts", "weights", "settings", "error"))

@@ -187,6 +187,11 @@ def test_the_table_has_the_best_first_and_what_failed_last(tmp_path):
         assert "failed: c: no" in said
     assert json.loads(rows[1]["settings"]) == {"seed": 1}
 
+    unmeasured = {name: results[name]._replace(metric=None, value=None) for name in "ba"}  # as they were done
+    assert "best by" not in write_results(tmp_path, own, unmeasured, {}, False)
+    with (tmp_path / "results.csv").open(encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["a", "b"]  # as in the file
+
 
 @pytest.mark.parametrize(
     ("content", "flags", "says"),
@@ -195,6 +200,8 @@ def test_the_table_has_the_best_first_and_what_failed_last(tmp_path):
         ({"a": {"steps": 0}}, [], "steps must be at least 1"),
         ({"a": {"image": "gone.png"}}, [], "gone.png"),
         ({"a": {}}, ["--metric", "gone:measure"], "expected module:function"),
+        ({"a": {}}, ["--cpus", "100000"], "--cpus 100000, but this machine has"),
+        ({"a": {}}, ["--gpus", "1000"], "--gpus 1000, but this machine has"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_starts(tmp_path, capsys, content, flags, says):
