@@ -777,43 +777,6 @@ class TestImport:
         assert all(hasattr(task_losses, name) for name in task_losses.__all__)
 
 
-@pytest.mark.slow
-def test_inside_distributed_data_parallel(make: Make, small_file: Path, tmp_path: Path) -> None:
-    """Two processes, the loss a submodule of the wrapped model: gradients are the mean over both halves."""
-    program = f"""
-import sys, torch, torch.distributed as dist
-from torch import nn
-from task_losses import TaskLoss
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.network, self.loss = nn.Conv2d(3, 3, 3, padding=1), TaskLoss({str(small_file)!r})
-    def forward(self, image, target):
-        return self.loss(self.network(image), target)
-
-rank = int(sys.argv[1])
-images = torch.rand(2, 4, 3, 20, 20, generator=torch.Generator().manual_seed(1))
-if rank < 0:
-    model = Model()
-    model(*images).backward()
-else:
-    dist.init_process_group("gloo", init_method={f"file://{tmp_path}/meeting"!r}, rank=rank, world_size=2)
-    wrapped = nn.parallel.DistributedDataParallel(Model())
-    wrapped(*images[:, 2 * rank : 2 * rank + 2]).backward()
-    model = wrapped.module
-    assert list(model.loss.parameters()) == []
-    dist.destroy_process_group()
-torch.save(model.network.weight.grad, {str(tmp_path)!r} + "/" + sys.argv[1])
-"""
-    processes = [subprocess.Popen([sys.executable, "-c", program, str(rank)]) for rank in (-1, 0, 1)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
-    alone, *parts = (torch.load(tmp_path / str(rank)) for rank in (-1, 0, 1))
-    for part in parts:
-        torch.testing.assert_close(part, alone, rtol=1e-4, atol=1e-6)
-
-
 def _kept(compute: Callable[[], Any]) -> int:
     """How many numbers autograd keeps for the backward pass, weights aside (they are there anyway)."""
     kept: dict[int, int] = {}

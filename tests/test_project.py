@@ -67,6 +67,17 @@ def test_the_workflow_runs_the_readmes_test_command():
     assert command in [run.replace("$TORCH", "torch==2.13.0").replace("$EXTRA", "dev") for run in runs]
 
 
+def test_the_workflow_tests_the_frameworks_that_the_table_names():
+    job = jobs(ROOT / ".github" / "workflows" / "ci.yml")["frameworks"]
+    given = [step["with"] for step in job["steps"] if "repository" in step.get("with", {})]
+    source = (ROOT / "tests" / "frameworks" / "test_frameworks.py").read_text(encoding="utf-8")
+    assert {Path(step["path"]).name: step["ref"] for step in given} == dict(
+        re.findall(r'^    "([\w-]+)": "([0-9a-f]{40})",$', source, re.MULTILINE)
+    )
+    assert given
+    assert any(run.endswith("pytest -m frameworks") for run in steps(job))
+
+
 def test_the_workflow_checks_what_decides_here():
     decides = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     runs = [run.removeprefix(".venv/bin/") for job in jobs(WORKFLOWS[0]).values() for run in steps(job)]
