@@ -7,6 +7,7 @@ loss has the size of a sum of pixel losses whatever the training was, and featur
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from task_losses.architecture import DISTANCES, differences
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.distance import distance_and_gradient
+from task_losses.levels import Selection
 from training.config import Config
 from training.distortions import make_adversary
 from training.images import open_image, starts_and_levels
@@ -75,6 +78,40 @@ def feature_scale(
     share = config.image_share if 0 in config.taps else 0.5
     factor = of_image / of_features * (1 - share) / share
     return factor**0.5 if config.distance == "squared" else factor
+
+
+@torch.no_grad()
+def texture_weight(discriminators: Sequence[Layers], config: Config, examples: Sequence[Examples]) -> float:
+    """The texture term's factor that gives it its pull on the training image.
+
+    Its gradient by the image then has ``texture_pull`` times the norm of the gradient of all that the loss compares
+    else, summed over the examples of the finest scale.
+
+    Args:
+        discriminators: layers of each scale, scaled.
+        examples: of each scale.
+
+    Returns:
+        0 where there is no such term.
+    """
+    if not config.texture_taps or not config.texture_pull:
+        return 0.0
+    rest, both = (
+        Selection(replace(config.architecture, texture_weight=weight), tuple(range(config.scales)), "pyramid")
+        for weight in (0.0, 1.0)
+    )
+    level, distorted = examples[-1]
+    of_rest = of_texture = 0.0
+    for pred in distorted.split(1):
+        gradients = [
+            distance_and_gradient(
+                pred, level, form.levels((pred.shape[2], pred.shape[3]), form.discriminators(discriminators))
+            )[1]
+            for form in (rest, both)
+        ]
+        of_rest += gradients[0].norm().item()
+        of_texture += (gradients[1] - gradients[0]).norm().item()
+    return config.texture_pull * of_rest / of_texture
 
 
 @torch.no_grad()
