@@ -11,9 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from task_losses.constants import ByWeights
+from task_losses.texts import shown
 
 SLOPE = 0.2  # LeakyReLU of every discriminator, in training and here
 DISTANCES = ("squared", "absolute")
+# What an architecture may have at most: it may come from anybody's file, and is checked before anything is built of it.
+MOST_SCALES, MOST_CHANNELS, MOST_DEPTH = 32, 1024, 32
+SMALLEST_RATIO = 0.1
 # Smooths |d|^p at zero, for images in [0, 1]: its second derivative stays finite. A quarter of an 8-bit step.
 SMOOTHING = 1e-3
 FROM_WEIGHTS = ByWeights()
@@ -26,9 +30,9 @@ class Architecture:
     """Shape of a family of discriminators, one per scale.
 
     Attributes:
-        channels: width of each discriminator's hidden layers, coarsest scale first.
-        ratio: size of a pyramid level relative to the next finer one.
-        depth: number of 3x3 convolutions; the last one has a single output channel. No padding anywhere, so the
+        channels: width of each discriminator's hidden layers, coarsest scale first; at most 32 of at most 1024.
+        ratio: size of a pyramid level relative to the next finer one, from 0.1 to below 1.
+        depth: number of 3x3 convolutions, 2 to 32; the last one has a single output channel. No padding anywhere, so the
             receptive field is ``2 * depth + 1`` pixels.
         taps: layers (1 to depth) whose outputs are compared; 0 is the image itself, compared once, by the finest scale.
         distance: how two outputs are compared: by the mean of their ``"squared"`` or ``"absolute"`` differences.
@@ -44,18 +48,23 @@ class Architecture:
     image_exponent: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels must be one positive width per scale, got {self.channels}")
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"ratio must lie between 0 and 1, got {self.ratio}")
-        if self.depth < 2:
-            raise ValueError(f"depth must be at least 2, got {self.depth}")
-        if max(self.taps, default=0) < 1 or not set(self.taps) <= set(range(self.depth + 1)):
+        if not 1 <= len(self.channels) <= MOST_SCALES or not all(1 <= c <= MOST_CHANNELS for c in self.channels):
             raise ValueError(
-                f"taps must be layers from 0 (the image) to {self.depth}, at least one above 0, got {self.taps}"
+                f"channels must be one positive width per scale, of at most {MOST_CHANNELS} for at most {MOST_SCALES} "
+                f"scales, got {shown(self.channels)}"
+            )
+        if not SMALLEST_RATIO <= self.ratio < 1:
+            raise ValueError(f"ratio must lie between 0 and 1, at least {SMALLEST_RATIO}, got {self.ratio}")
+        if not 2 <= self.depth <= MOST_DEPTH:
+            raise ValueError(f"depth must be at least 2 and at most {MOST_DEPTH}, got {self.depth}")
+        layers = set(self.taps)
+        if max(layers, default=0) < 1 or not layers <= set(range(self.depth + 1)) or len(layers) < len(self.taps):
+            raise ValueError(
+                f"taps must be different layers from 0 (the image) to {self.depth}, at least one above 0, got "
+                f"{shown(self.taps)}"
             )
         if self.distance not in DISTANCES:
-            raise ValueError(f"distance must be {' or '.join(DISTANCES)}, got {self.distance!r}")
+            raise ValueError(f"distance must be {' or '.join(DISTANCES)}, got {shown(self.distance)}")
         if not 1 <= self.image_exponent <= 2:
             raise ValueError(f"image_exponent must be from 1 to 2, got {self.image_exponent}")
 

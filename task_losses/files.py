@@ -1,8 +1,10 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and read within bounds."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,3 +40,35 @@ def write_file(path: Path, content: bytes) -> None:
     """Replaces or makes a file; see :func:`replacing`."""
     with replacing(path) as partial:
         partial.write_bytes(content)
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The content of a regular file. Pipes and devices, which may never answer or never end, are not opened.
+
+    Args:
+        most: bytes that it may have.
+
+    Raises:
+        OSError: the file cannot be read, is no regular file, or is larger.
+    """
+    try:
+        _check_regular(path, path.stat(), most)
+        # It may have been replaced since; opening a pipe must not wait for somebody to write.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a null character
+        raise OSError(errno.EINVAL, f"no name of a file: {error}") from error
+    with open(descriptor, "rb") as file:
+        _check_regular(path, os.fstat(descriptor), most)
+        content = file.read(most + 1)
+    if len(content) > most:  # it grew meanwhile
+        raise OSError(errno.EFBIG, f"larger than {most} bytes, the most that is read", str(path))
+    return content
+
+
+def _check_regular(path: Path, found: os.stat_result, most: int) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, f"{found.st_size} bytes, at most {most} are read", str(path))
