@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,12 +16,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path to write to inside a ``with`` block; at its end the file there takes the place of ``path``.
 
     A kill, a power cut or a full disk leaves the old file or the new one. An exception leaves the old one, and nothing
-    beside it. Several processes may do so at once: the last wins.
+    beside it. Several processes and threads may do so at once: the last wins.
 
     Raises:
         OSError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Random, not a process's number: threads share that one, and so may machines that share a folder.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         with partial.open("rb+") as file:

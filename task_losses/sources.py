@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -151,7 +152,8 @@ def pinned_weights(task: str, options: HubOptions) -> Weights:
         )
     task, entry = _choose(released, task, name="the package's manifest")
     file = HubFile(released["repo_id"], released["revision"], entry["filename"])
-    weights, cached = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
+    parse = partial(parse_entry, task=task, entry=entry, source=str(file))
+    weights, cached = hub.fetch(file, parse, options, most=entry["size"])
     return replace(weights, source="cache" if cached else "hub")
 
 
@@ -161,10 +163,11 @@ def repository_weights(repo_id: str, task: str | None, revision: str, options: H
     listing = hub.resolve(asked, options)
     commit = listing.revision
     log.info("%s@%s is commit %s; revision=%r pins it", repo_id, revision, commit, commit)
-    content, _ = hub.fetch(listing, lambda data: parse_manifest(data, source=str(listing)), options)
+    content, _ = hub.fetch(listing, partial(parse_manifest, source=str(listing)), options, most=LARGEST_MANIFEST)
     task, entry = _choose(content, task, name=str(listing))
     file = HubFile(repo_id, commit, entry["filename"])
-    weights, _ = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
+    parse = partial(parse_entry, task=task, entry=entry, source=str(file))
+    weights, _ = hub.fetch(file, parse, options, most=entry["size"])
     hub.remember(asked, commit, options)
     return replace(weights, source=f"{repo_id}@{commit}")
 
