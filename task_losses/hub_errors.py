@@ -37,7 +37,9 @@ def translate(error: Exception, file: object, cache_dir: str | Path | None) -> W
         return WeightsUnavailable(f"{not_stored} full: {error}; make room there")
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return WeightsUnavailable(f"{not_stored} not writable: {error}; choose another with cache_dir= or HF_HOME")
-    return WeightsUnavailable(f"{file}: {_summary(error)}; {_CHECK}")
+    proxy = "CERTIFICATE_VERIFY" in str(error)
+    hint = "where a proxy of yours signs what it passes on, name its certificate in SSL_CERT_FILE; " if proxy else ""
+    return WeightsUnavailable(f"{file}: {_summary(error)}; {hint}{_CHECK}")
 
 
 def _refusal(error: Refused) -> str | None:

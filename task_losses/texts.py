@@ -33,9 +33,12 @@ def shown(value: object) -> str:
 
 def printable(text: str, most: int = LONGEST) -> str:
     """A text on one line: escapes in the place of line ends, control and direction characters; cut where too long."""
-    if len(text) > most:
-        text = f"{text[: most - 20]} [... {len(text)} characters]"
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    start = text[: most + 1]
+    shown = start if start.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in start)
+    if len(shown) <= most:
+        return shown
+    note = f" [... {len(text)} characters]"
+    return shown[: most - len(note)] + note
 
 
 def markdown(text: str) -> str:
