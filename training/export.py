@@ -136,12 +136,15 @@ def weight_file(trained: Trained) -> bytes:
 
 @torch.no_grad()
 def largest_error(trained: Trained, loss: TaskLoss) -> float:
-    """Largest relative difference of the exported features from the trained networks', over the image's pyramid."""
+    """Largest relative difference of the exported features from the trained networks', over the image's pyramid.
+
+    NaN if one is none.
+    """
     config = trained.config
     image, _ = open_image(config.image, config.image_licence)
     low, high = config.input_range
     levels = pyramid(image, config.scales, config.ratio, config.longest_side)[1:]
-    worst = 0.0
+    errors = []
     for level, discriminator, found in zip(levels, trained.discriminators, loss.discriminators, strict=True):
         frozen = cast(FrozenDiscriminator, found)
         outputs = discriminator.outputs(low + (high - low) * level)
@@ -149,8 +152,8 @@ def largest_error(trained: Trained, loss: TaskLoss) -> float:
             if tap == 0:  # the image itself
                 continue
             expected = loss.weights_info["feature_scale"] * outputs[tap - 1]
-            worst = max(worst, ((exported - expected).abs().max() / expected.abs().max()).item())
-    return worst
+            errors.append((exported - expected).abs().max() / expected.abs().max())
+    return torch.stack(errors).max().item()  # Python's max would drop what is not a number
 
 
 def manifest_entry(filename: str, data: bytes, origin: dict[str, Any]) -> dict[str, Any]:
@@ -220,13 +223,16 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
     data = weight_file(trained)
     path = folder.path / f"{task}.safetensors"
     write_file(path, data)
-    error = largest_error(trained, TaskLoss(path))
-    if not error <= TOLERANCE:
+    try:
+        error = largest_error(trained, TaskLoss(path))
+        if not error <= TOLERANCE:
+            raise WeightsError(
+                f"the exported features differ from the trained networks' by {error:.1e} of their range, allowed are "
+                f"{TOLERANCE:.0e}; the file was removed"
+            )
+    except WeightsError:
         path.unlink()
-        raise WeightsError(
-            f"the exported features differ from the trained networks' by {error:.1e} of their range, allowed are "
-            f"{TOLERANCE:.0e}; the file was removed"
-        )
+        raise
     filename = f"{task}-{version}.safetensors" if version else path.name
     entry = manifest_entry(filename, data, trained.origin)
     write_file(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
