@@ -73,7 +73,9 @@ def info(options: argparse.Namespace) -> int:
         losses = [_loss(options)]
     contents = [describe(loss) for loss in losses]
     if options.json:
-        print(json.dumps([{**said, **known} for known, said in contents], indent=2))  # in this order: nobody is believed
+        print(
+            json.dumps([{**said, **known} for known, said in contents], indent=2)
+        )  # in this order: nobody is believed
         return 0
     for number, (known, said) in enumerate(contents):
         if number:
@@ -85,7 +87,7 @@ def info(options: argparse.Namespace) -> int:
 
 
 def describe(loss: TaskLoss) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is known of a loss's weights: their identity and what they cost to use; and what their file says of itself."""
+    """What is known of a loss's weights, their identity and cost; and what their file says of itself."""
     said = {key: value for key, value in loss.weights_info.items() if key not in ("schema", "architecture", "task")}
     architecture = loss.architecture
     known = {

@@ -32,8 +32,8 @@ class Architecture:
     Attributes:
         channels: width of each discriminator's hidden layers, coarsest scale first; at most 32 of at most 1024.
         ratio: size of a pyramid level relative to the next finer one, from 0.1 to below 1.
-        depth: number of 3x3 convolutions, 2 to 32; the last one has a single output channel. No padding anywhere, so the
-            receptive field is ``2 * depth + 1`` pixels.
+        depth: number of 3x3 convolutions, 2 to 32; the last one has a single output channel. No padding anywhere, so
+            the receptive field is ``2 * depth + 1`` pixels.
         taps: layers (1 to depth) whose outputs are compared; 0 is the image itself, compared once, by the finest scale.
         distance: how two outputs are compared: by the mean of their ``"squared"`` or ``"absolute"`` differences.
         image_exponent: how two images are compared: by the mean of |difference|^exponent, from 1 to 2, between them

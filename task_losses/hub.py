@@ -19,7 +19,7 @@ from task_losses import hub_cache, hub_wire
 from task_losses.files import read_file
 from task_losses.hub_errors import translate
 from task_losses.hub_wire import LIBRARY, Answer, Refused
-from task_losses.weights import WeightsError, WeightsIntegrity, WeightsUnavailable, is_commit
+from task_losses.weights import WeightsIntegrity, WeightsUnavailable, is_commit
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -67,8 +68,8 @@ def ask(method: str, url: str, token: str | bool | None, most: int) -> Answer:
         Refused: an error of HTTP.
         Exception: whatever the client raises for want of a connection.
     """
-    from huggingface_hub import constants, errors
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub import constants, errors, get_session
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # named there, loaded late
 
     if constants.is_offline_mode():
         raise errors.OfflineModeIsEnabled(url)
@@ -79,7 +80,7 @@ def ask(method: str, url: str, token: str | bool | None, most: int) -> Answer:
         request = client.build_request(method, url, headers=headers, timeout=ANSWER_SECONDS)
         wire: _Wire[Answer] = _Wire()
         try:
-            return wire.watch(lambda wire=wire, request=request: _receive(client, request, wire, most))
+            return wire.watch(partial(_receive, client, request, wire, most))
         except (WeightsUnavailable, WeightsIntegrity):
             raise
         except Exception as error:
@@ -132,9 +133,11 @@ def _receive(client: Any, request: Any, wire: _Wire[Any], most: int) -> Answer:
         # The Hub answers for large files by sending elsewhere, with headers of its own.
         first = next((step for step in [*response.history, response] if "x-repo-commit" in step.headers), response)
         commit = first.headers.get("x-repo-commit", "")
-        if response.status_code >= 400 and not (request.method == "HEAD" and is_commit(commit) and first is not response):
+        if response.status_code >= 400 and not (
+            request.method == "HEAD" and is_commit(commit) and first is not response
+        ):
             raise Refused(response.status_code, response.headers)
-        if not is_commit(commit) or response.status_code >= 300 and response.status_code < 400:
+        if not is_commit(commit) or (response.status_code >= 300 and response.status_code < 400):
             raise WeightsUnavailable(
                 f"{request.url} did not answer like a Hub (a login page of the network, or a wrong HF_ENDPOINT?); open "
                 "the network's login page"

@@ -44,8 +44,8 @@ def shared_files(
     task = weights.info.get("task")
     if not isinstance(task, str) or not _TASK.fullmatch(task):
         raise ValueError(
-            f"cannot save weights for the task {shown(task)}: the task must be letters, digits, '_' and '-', since the file "
-            "is named after it; use SRLoss, DenoiseLoss or JPEGLoss, or train with --task"
+            f"cannot save weights for the task {shown(task)}: the task must be letters, digits, '_' and '-', since the "
+            "file is named after it; use SRLoss, DenoiseLoss or JPEGLoss, or train with --task"
         )
     filename = f"{task}.safetensors"
     data = serialize_weights(weights.tensors, weights.architecture, weights.info)
@@ -77,7 +77,7 @@ def save(files: Mapping[str, bytes], directory: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"the path {shown(str(directory))} names no place: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as renames:  # in the opposite order
-        for name, content in reversed(files.items()):
+        for name, content in reversed([*files.items()]):
             renames.enter_context(replacing(folder / name)).write_bytes(content)
         # It would contradict the new weights. Without one, a folder is what its weight file says.
         (folder / MANIFEST).unlink(missing_ok=True)

@@ -225,8 +225,7 @@ def _choose(content: dict[str, Any], task: str | None, name: str) -> tuple[str, 
         )
     if task not in entries:
         raise WeightsNotFound(
-            f"{name} lists no weights for the task {task!r}, only for {_listed(entries)}; "
-            "TaskLoss takes any task"
+            f"{name} lists no weights for the task {task!r}, only for {_listed(entries)}; TaskLoss takes any task"
         )
     return task, entries[task]
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import reprlib
+from itertools import pairwise
 from typing import Any
 
 LONGEST = 2000  # characters of a message or of a shown text
@@ -66,9 +67,8 @@ def read_json(data: bytes | str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"the key {shown(twice)} occurs twice")
+        names = sorted(name for name, _ in pairs)
+        raise ValueError(f"the key {shown(next(a for a, b in pairwise(names) if a == b))} occurs twice")
     return content
 
 

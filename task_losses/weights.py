@@ -326,7 +326,9 @@ def parse_weights(data: bytes, source: str) -> Weights:
 def _fault_of_tensors(header: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> str | None:
     if set(header) != set(expected):
         missing, extra = sorted(set(expected) - set(header)), sorted(set(header) - set(expected))
-        return f"tensors missing: {shown(missing) if missing else 'none'}; unexpected: {shown(extra) if extra else 'none'}"
+        return (
+            f"tensors missing: {shown(missing) if missing else 'none'}; unexpected: {shown(extra) if extra else 'none'}"
+        )
     for name, shape in expected.items():
         tensor = header[name] if isinstance(header[name], dict) else {}
         if tensor.get("dtype") != "F32" or tensor.get("shape") != list(shape):
@@ -371,7 +373,7 @@ def architecture_from_dict(content: Any) -> Architecture:
 
 def _number(content: dict[str, Any], name: str) -> float:
     value = content.get(name)
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name} must be a number, found {shown(value)}")
     return float(value)
 

@@ -203,7 +203,10 @@ class TestInfo:
         lines = out.splitlines()
         assert all(line.isprintable() and len(line) < 2500 for line in lines)
         assert out.count("\n") == len(lines) < 20
-        ours, claimed = lines[: lines.index("the file says of itself:")], lines[lines.index("the file says of itself:") + 1 :]
+        ours, claimed = (
+            lines[: lines.index("the file says of itself:")],
+            lines[lines.index("the file says of itself:") + 1 :],
+        )
         assert [line.split()[1] for line in ours if line.startswith("sha256")] == [sha256]
         assert [line.split()[1] for line in ours if line.startswith("source")] == [str(path)]
         assert all(line.startswith("  ") for line in claimed)

@@ -42,7 +42,12 @@ def test_markdown_shows_a_text_and_nothing_more(text: str) -> None:
 
 
 def test_plain_words_stay_plain() -> None:
-    for text in ("CC0 1.0, photograph by Stefan van der Walt", "code_commit", "python -m training.train", "31.5 dB (mean)"):
+    for text in (
+        "CC0 1.0, photograph by Stefan van der Walt",
+        "code_commit",
+        "python -m training.train",
+        "31.5 dB (mean)",
+    ):
         assert markdown(text) == text
 
 
@@ -50,13 +55,20 @@ def test_plain_words_stay_plain() -> None:
 def test_a_model_card_has_the_lines_it_would_have_anyway(text: str) -> None:
     def card(words: str) -> list[str]:
         architecture = {"channels": [3], "depth": 5, "taps": [1], "ratio": 0.75, "slope": 0.2}
-        entry: dict[str, Any] = {"filename": "a.safetensors", "sha256": "0" * 64, "size": 1, "architecture": architecture}
+        entry: dict[str, Any] = {
+            "filename": "a.safetensors",
+            "sha256": "0" * 64,
+            "size": 1,
+            "architecture": architecture,
+        }
         entry |= {"license": words, "image": {"name": words}, "command": words, "list": [words], "metrics": {"m": 1.0}}
         content = {"repo_id": words, "license": words, "weights": {words: entry}}
         return model_card(content, "TaskLoss").splitlines()
 
     def skeleton(lines: list[str]) -> list[str]:
-        return [re.match(r"(\||#+ |---|- |```|[a-z_]+:)?", line)[0] + str(line.count("|") * line.startswith("|")) for line in lines]  # type: ignore[index]
+        """How each line begins, and into how many cells it falls."""
+        starts = ["".join(re.findall(r"^(?:\||#+ |---|- |```|[a-z_]+:)", line)) for line in lines]
+        return [f"{start} {line.count('|') if start == '|' else 0}" for start, line in zip(starts, lines, strict=True)]
 
     found, plain = card(text), card("some words")
     assert skeleton(found) == skeleton(plain)

@@ -1,4 +1,4 @@
-"""Weight files and manifests of others: whatever they hold, an answer comes at once, in a short line, as a WeightsError."""
+"""Weight files and manifests of others: whatever they hold, a WeightsError comes at once, in a short line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refusal(parse: Callable[[], Any], within: float = 2.0) -> str:
     return message
 
 
-ABSURD = {
+ABSURD: dict[str, tuple[dict[str, Any], str]] = {
     "depth without end": ({"depth": 10**9}, "depth must be at least 2 and at most 32"),
     "depth of 30000": ({"depth": 30000}, "depth must be"),
     "100000 scales": ({"channels": [8] * 100_000}, "at most 32 scales"),
@@ -214,7 +214,14 @@ def test_many_tasks_make_a_short_message(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["~nosuchuser/x.safetensors", "./" + "x" * 5000, "./x\0y", "/dev/null/x.safetensors", "./\ud800", "/" + "a/" * 3000],
+    [
+        "~nosuchuser/x.safetensors",
+        "./" + "x" * 5000,
+        "./x\0y",
+        "/dev/null/x.safetensors",
+        "./\ud800",
+        "/" + "a/" * 3000,
+    ],
     ids=["no such user", "5000 letters", "null", "below a file", "half a character", "3000 folders"],
 )
 def test_a_path_that_names_nothing_is_not_found(path: str) -> None:

@@ -233,7 +233,7 @@ def _expect(node: Node, where: str, **attributes: Any) -> None:
 
 
 def _same(found: Any, expected: Any) -> bool:
-    """Equality with what is as simple as ``expected``. ``==`` goes as deep as a hostile file, and makes tensors of some."""
+    """Equality with something simple. ``==`` goes as deep as a hostile file, and makes tensors of tensors."""
     if type(found) is not type(expected):
         return False
     if isinstance(expected, tuple):

@@ -94,7 +94,11 @@ def _read(stream: io.BytesIO, machine: _Machine) -> Any:
         )
     result = machine.run(stream)
     keys = machine.run(stream)
-    if not isinstance(keys, list) or not all(type(key) is str for key in keys) or sorted(keys) != sorted(machine.storages):
+    if (
+        not isinstance(keys, list)
+        or not all(type(key) is str for key in keys)
+        or sorted(keys) != sorted(machine.storages)
+    ):
         raise LegacyFormatError("the list of storages does not fit the tensors in the file; download the file again")
     for key in keys:
         storage = machine.storages[key]
@@ -103,8 +107,8 @@ def _read(stream: io.BytesIO, machine: _Machine) -> Any:
         raw = stream.read(size)
         if count != storage.numel() or len(raw) != size:
             raise LegacyFormatError(
-                f"storage {shown(key)} must hold {storage.numel()} numbers, found {count} in {len(raw)} of {size} bytes; "
-                "the file is cut short or damaged: download it again"
+                f"storage {shown(key)} must hold {storage.numel()} numbers, found {count} in {len(raw)} of {size} "
+                "bytes; the file is cut short or damaged: download it again"
             )
         if raw:
             storage.copy_(torch.frombuffer(bytearray(raw), dtype=storage.dtype))

@@ -1,4 +1,4 @@
-"""A Hub that is slow, endless, lying or somebody else: each case ends within five seconds, right or with a clear line."""
+"""A Hub that is slow, endless, lying or somebody else: each case ends within five seconds, right or in a clear line."""
 
 import gzip
 import json
@@ -156,7 +156,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_certificate_that_nobody_signed_is_refused(certificate: Path, cache: Path) -> None:
     with serve(certificate=certificate) as hub:
         hub.publish("me/x", {MANIFEST: b"{}"})
-        with soon(), pytest.raises(WeightsUnavailable, match="(?i)certificate") as raised:
+        with soon(), pytest.raises(WeightsUnavailable, match=r"(?i)certificate") as raised:
             JPEGLoss("me/x", endpoint=hub.endpoint, cache_dir=cache)
         assert hub.log == []
     assert "SSL_CERT_FILE" in str(raised.value)
@@ -210,7 +210,7 @@ def test_offline_is_said_at_once_and_by_its_name(
 
     mode("hub")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    set_client_factory(lambda: time.sleep(3.5) or _http.default_client_factory())  # type: ignore[arg-type, return-value]
+    set_client_factory(lambda: time.sleep(3.5) or _http.default_client_factory())
     try:
         with soon(2), pytest.raises(WeightsUnavailable, match="HF_HUB_OFFLINE is set"):
             JPEGLoss(endpoint=hub.endpoint, cache_dir=cache)
@@ -226,7 +226,7 @@ def test_the_clients_own_settings_stay_as_they_are(hub: LocalHub, pinned: Any, c
 
     mode("hub")
     seen = []
-    hub.faults.append(Fault("", until=lambda: seen.append(constants.HF_HUB_DISABLE_XET) or True, times=None))  # type: ignore[func-returns-value]
+    hub.faults.append(Fault("", until=lambda: seen.append(constants.HF_HUB_DISABLE_XET) or True, times=None))
     loss = JPEGLoss(endpoint=hub.endpoint, cache_dir=cache)
     loss.push_to_hub("me/copy", token="hf_valid", endpoint=hub.endpoint)
     assert len(seen) > 5

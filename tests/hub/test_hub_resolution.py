@@ -89,9 +89,7 @@ FAULTS = {
     "other bytes, same size": (Fault(FILE, flip=True), WeightsIntegrity, "expected sha256"),
     "other size": (Fault(FILE, method="GET", cut=10), WeightsIntegrity, "another size"),
 }
-SLOW_FAULTS: dict[
-    str, tuple[Fault, type[WeightsError], str]
-] = {  # seconds each
+SLOW_FAULTS: dict[str, tuple[Fault, type[WeightsError], str]] = {  # seconds each
     "hanging": (Fault(FILE, hang=60), WeightsUnavailable, "check the network"),
     "dripping": (Fault(FILE, drip=0.05), WeightsUnavailable, "no answer within 3 s"),
     "truncated": (Fault(FILE, keep=5000), WeightsUnavailable, "received 5000 bytes"),
