@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from task_losses.files import read_file
+from task_losses.texts import printable
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+LARGEST_FILE = 2**28  # bytes that are read at most
 
 
 class PictureError(Exception):
@@ -33,15 +39,17 @@ def read_picture(path: Path) -> Tensor:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
+        with Image.open(BytesIO(read_file(path, LARGEST_FILE))) as file:
             if (frames := getattr(file, "n_frames", 1)) > 1:
                 raise PictureError(f"{path} has {frames} frames, expected one picture; save the frame that you mean")
             _refuse_deep_colour(file, path)
             pixels = _pixels(ImageOps.exif_transpose(file), path)
     except UnidentifiedImageError as error:
         raise PictureError(f"{path} is no picture in a format that Pillow reads; convert it to 8-bit PNG") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: Pillow's for a broken PNG
-        raise PictureError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except PictureError:
+        raise
+    except Exception as error:  # of a damaged picture Pillow raises what its formats' readers happen to
+        raise PictureError(f"cannot read {path}: {printable(str(getattr(error, 'strerror', None) or error))}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -358,6 +359,12 @@ class TestReadPicture:
         Image.fromarray(pixels).save(path)
         path.write_bytes(path.read_bytes()[:-800])
         with pytest.raises(PictureError, match=r"cannot read .*picture\.png"):
+            read_picture(path)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+    def test_pipe_is_refused(self, path: Path) -> None:
+        os.mkfifo(path)
+        with pytest.raises(PictureError, match="not a regular file"):
             read_picture(path)
 
     def test_folder_is_refused(self, tmp_path: Path) -> None:
