@@ -49,7 +49,9 @@ def read_picture(path: Path) -> Tensor:
     except PictureError:
         raise
     except Exception as error:  # of a damaged picture Pillow raises what its formats' readers happen to
-        raise PictureError(f"cannot read {path}: {printable(str(getattr(error, 'strerror', None) or error))}") from error
+        raise PictureError(
+            f"cannot read {path}: {printable(str(getattr(error, 'strerror', None) or error))}"
+        ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
 
 

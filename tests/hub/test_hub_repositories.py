@@ -5,8 +5,6 @@ import json
 import logging
 import os
 import re
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hubserver import Fault, LocalHub, sha256
+from kills import killed_at
 
 from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
 from task_losses.discriminator import Architecture
@@ -381,22 +380,6 @@ def test_a_save_over_an_older_one_may_be_killed_at_any_moment(loss: TaskLoss, tm
     assert len(found) > 10
     assert set(found) == hashes
     assert JPEGLoss(folder).weights_sha256 == loss.weights_sha256
-
-
-def killed_at(moment: int, action: Callable[[], None]) -> bool:
-    """Does something in a child that is killed at a moment, counted in steps that change the disk; whether it was."""
-    child = os.fork()
-    if not child:
-        steps = itertools.count()
-
-        def step(event: str, arguments: Any) -> None:
-            if event in ("open", "os.rename", "os.remove", "os.mkdir") and next(steps) == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(step)
-        action()
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
 @pytest.mark.parametrize("metrics", [{"a": float("nan")}, {"a": "high"}, {"a": None}])
