@@ -45,13 +45,15 @@ class Refused(Exception):
     Attributes:
         status: of HTTP.
         code: the Hub's own, such as RepoNotFound; empty if another server spoke.
+        message: in words.
+        wait: how long it asks to wait, if it does.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self.status, self.code = status, headers.get("x-error-code", "")
         self.message = headers.get("x-error-message", "")
-        wait = headers.get("retry-after")
-        parts = [f"HTTP {status}", self.code, self.message, f"it asks to wait {wait} s" if wait else ""]
+        self.wait = headers.get("retry-after", "")
+        parts = [f"HTTP {status}", self.code, self.message, f"it asks to wait {self.wait} s" if self.wait else ""]
         super().__init__(", ".join(part for part in parts if part))
 
 
@@ -84,7 +86,7 @@ def ask(method: str, url: str, token: str | bool | None, most: int) -> Answer:
         except (WeightsUnavailable, WeightsIntegrity):
             raise
         except Exception as error:
-            passing = not isinstance(error, Refused) or error.status >= 500
+            passing = not isinstance(error, Refused) or (error.status >= 500 and not error.wait)
             if not left or not passing or wire.seconds > AT_ONCE:
                 raise
         time.sleep(0.2)

@@ -74,12 +74,12 @@ OWN: dict[str, Callable[[Tensor, int], Tensor]] = {"sr": smaller, "denoise": noi
 )
 @torch.no_grad()
 def test_a_loss_grows_with_its_own_distortion(task: str, names: tuple[str, ...], levels: range) -> None:
-    """Strictly for noise and JPEG. Resampling to a slightly smaller size may happen to suit a picture: 5 %."""
+    """Strictly for noise and JPEG. Resampling to a slightly smaller size may happen to suit a picture: 10 %."""
     loss, images = LOSSES[task](), torch.cat([photograph(name) for name in names])
     loss.reduction = "none"
     values = torch.stack([loss(OWN[task](images, level), images) for level in levels])
     growth = values[1:] / values[:-1]
-    assert growth.min() > (0.95 if task == "sr" else 1.0)
+    assert growth.min() > (0.9 if task == "sr" else 1.0)
     assert (values[-1] > 3 * values[0]).all()
 
 
