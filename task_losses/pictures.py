@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LARGEST_FILE = 2**28  # bytes that are read at most
+MOST_PIXELS = 2**26  # 0.8 GB as numbers; a few bytes of a file may claim any size
 
 
 class PictureError(Exception):
@@ -33,7 +34,7 @@ def read_picture(path: Path) -> Tensor:
 
     Raises:
         PictureError: no such file, no picture, or one whose pixels have no single meaning: with transparency,
-            several frames, 16-bit colour, or a mode other than grey, palette and RGB.
+            several frames, 16-bit colour, or a mode other than grey, palette and RGB; or one of over 67 megapixels.
     """
     _require_pillow()
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -42,6 +43,11 @@ def read_picture(path: Path) -> Tensor:
         with Image.open(BytesIO(read_file(path, LARGEST_FILE))) as file:
             if (frames := getattr(file, "n_frames", 1)) > 1:
                 raise PictureError(f"{path} has {frames} frames, expected one picture; save the frame that you mean")
+            if file.width * file.height > MOST_PIXELS:
+                raise PictureError(
+                    f"{path} has {file.width} x {file.height} pixels, at most {MOST_PIXELS / 1e6:.0f} megapixels are "
+                    "read; crop it"
+                )
             _refuse_deep_colour(file, path)
             pixels = _pixels(ImageOps.exif_transpose(file), path)
     except UnidentifiedImageError as error:
@@ -98,7 +104,9 @@ def _pixels(image: Image, path: Path) -> np.ndarray:
         raise PictureError(
             f"{path} has pixels of mode {image.mode!r}, expected RGB, grey or palette; convert it to 8-bit RGB"
         )
-    return np.asarray(image.convert("RGB")).astype(np.float32) / 255
+    pixels = np.asarray(image.convert("RGB")).astype(np.float32)
+    pixels /= 255
+    return pixels
 
 
 def _refuse_deep_colour(file: Image, path: Path) -> None:

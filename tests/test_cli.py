@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -361,6 +363,15 @@ class TestReadPicture:
         with pytest.raises(PictureError, match=r"cannot read .*picture\.png"):
             read_picture(path)
 
+    def test_a_few_bytes_that_claim_many_pixels_are_refused(self, path: Path, pixels: np.ndarray) -> None:
+        Image.fromarray(pixels).save(path)
+        content = bytearray(path.read_bytes())
+        content[16:24] = struct.pack(">II", 9000, 9000)  # under Pillow's own limit
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        path.write_bytes(content)
+        with pytest.raises(PictureError, match="9000 x 9000 pixels, at most 67 megapixels"):
+            read_picture(path)
+
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
     def test_pipe_is_refused(self, path: Path) -> None:
         os.mkfifo(path)
@@ -385,8 +396,6 @@ def test_heat_map_runs_from_black_to_white(tmp_path: Path) -> None:
 
 def _deep_png() -> bytes:
     """A PNG of 12 x 12 pixels with 16 bits per colour, which Pillow cannot write."""
-    import struct
-    import zlib
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
-from task_losses.discriminator import DISTANCES, Architecture
+from task_losses.discriminator import DISTANCES, MOST_SCALES, Architecture
 from training.objectives import OBJECTIVES, Objective
 from training.recipes import RECIPES
 
@@ -91,6 +91,7 @@ class Config:
                 f"wiener must be an odd number of pixels, or 0 for no filter, got {self.wiener}",
             ),
             (not 0 < self.image_share < 1, f"image-share must lie between 0 and 1, got {self.image_share}"),
+            (not 1 <= self.scales <= MOST_SCALES, f"scales must be 1 to {MOST_SCALES}, got {self.scales}"),
             (self.steps < 1, f"steps must be at least 1, got {self.steps}"),
             (self.critic_updates < 1, f"critic-updates must be at least 1, got {self.critic_updates}"),
             (self.generator_updates < 1, f"generator-updates must be at least 1, got {self.generator_updates}"),

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 with atheris.instrument_imports(include=["task_losses", "training"]):
-    import targets
+    import fuzz_targets as targets
 
 
 def main() -> None:

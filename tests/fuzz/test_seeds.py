@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-import targets
+import fuzz_targets as targets
 
 SEEDS = Path(__file__).parent / "seeds"
 FOUND = sorted(path for path in SEEDS.glob("*/*") if path.name != "sound")
