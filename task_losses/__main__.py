@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from task_losses import TaskLoss, WeightsError, WeightsUnavailable, __version__
-from task_losses.discriminator import Architecture
+from task_losses.architecture import Architecture
 from task_losses.hub import HubOptions
 from task_losses.losses import LOSSES, RESOLUTIONS
 from task_losses.pictures import PictureError, read_picture, write_heat_map

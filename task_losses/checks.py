@@ -32,6 +32,41 @@ def _hint(value: object) -> str:
     return ""
 
 
+def check_texture(value: float | None, there: bool) -> float:
+    """The dial of the texture term; None is what is recommended.
+
+    Args:
+        there: whether the weights have such a term.
+    """
+    if value is None:
+        return 1.0 if there else 0.0
+    number = _check_factor("texture", value)
+    if number and not there:
+        raise ValueError(
+            f"texture={value!r}, but these weights have no texture term: leave it out, or export the run again"
+        )
+    return number
+
+
+def check_fidelity(value: float, there: bool) -> float:
+    """The factor of the image's own term.
+
+    Args:
+        there: whether the weights compare the image itself.
+    """
+    number = _check_factor("fidelity", value)
+    if number != 1 and not there:
+        raise ValueError(f"fidelity={value!r}, but these weights do not compare the image itself: leave it out")
+    return number
+
+
+def _check_factor(name: str, value: float) -> float:
+    number = check_number(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be 0 or more, got {value!r}")
+    return number
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")

@@ -12,8 +12,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from task_losses.architecture import Weighted
 from task_losses.constants import BySize
 from task_losses.discriminator import FROM_WEIGHTS, FrozenDiscriminator
+from task_losses.terms import BLOCK, Difference, Texture, add_by_strength, strength
 
 Size = tuple[int, int]
 
@@ -35,9 +37,8 @@ class JoinedDiscriminators(FrozenDiscriminator):
             (torch.cat([weight for weight, _ in same]), torch.cat([bias for _, bias in same]))
             for same in zip(*(part.layers() for part in parts), strict=True)
         ]
-        super().__init__(layers, [tap for tap in parts[0].taps if tap > 0])
+        super().__init__(layers, {tap: terms for tap, terms in parts[0].terms.items() if tap > 0})
         self.groups = len(parts)
-        self.exponent = parts[0].exponent
 
     @classmethod
     def of(cls, parts: Sequence[FrozenDiscriminator]) -> JoinedDiscriminators:
@@ -61,15 +62,44 @@ class JoinedDiscriminators(FrozenDiscriminator):
         references = [pairs[tap][count:] for tap in self.taps]
         del pairs
 
-        def compare(output: Tensor, reference: Tensor, tap: int) -> tuple[Tensor, Tensor]:
-            difference = (output - reference).view(count, self.groups, -1, *output.shape[2:])
-            shares = _shares(sizes, tap, self.exponent, difference)
-            # A mean of |d|^p is, up to the p, the sum of d times its derivative.
-            derivative = (difference.sign() if self.exponent == 1 else difference) * shares
-            return difference.mul_(derivative).sum(dim=(1, 2, 3, 4)), derivative.flatten(1, 2)
+        def compare(output: Tensor, reference: Tensor, tap: int, into: Tensor | None) -> tuple[Tensor, Tensor]:
+            inner = [(height - 2 * tap, width - 2 * tap) for height, width in sizes]
+            total, gradient = None, into
+            for weighted in self.terms[tap]:
+                distance, gradient = self._of_term(weighted, output, reference, inner, gradient)
+                total = distance if total is None else total + distance
+            assert total is not None
+            assert gradient is not None
+            return total, gradient
 
-        total, gradient = self._walk_back(outputs, references, compare)
-        return (total if self.exponent == 1 else total / self.exponent), gradient
+        return self._walk_back(outputs, references, compare)
+
+    def _of_term(
+        self, weighted: Weighted, output: Tensor, reference: Tensor, inner: Sequence[Size], into: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """A term's distances and their derivative, added to ``into``; ``inner``: sizes of the parts' maps."""
+        weight, term = weighted
+        if isinstance(term, Difference):
+            distance, by_output = self._difference(output, reference, inner, weight, term.exponent)
+            return distance, by_output if into is None else into.add_(by_output)
+        assert isinstance(term, Texture)
+        gradient = torch.zeros_like(output) if into is None else into
+        if not term.fits((output.shape[2], output.shape[3])):
+            return output.new_zeros(len(output)), gradient
+        (of_output, mean), (of_reference, _) = strength(output), strength(reference)
+        windows = [(max(0, h // BLOCK - 1), max(0, w // BLOCK - 1)) for h, w in inner]
+        distance, by_strength = self._difference(of_output, of_reference, windows, weight, term.exponent)
+        add_by_strength(gradient, by_strength, output, of_output, mean)
+        return distance, gradient
+
+    def _difference(
+        self, x: Tensor, y: Tensor, inner: Sequence[Size], weight: float, exponent: float
+    ) -> tuple[Tensor, Tensor]:
+        difference = (x - y).view(len(x), self.groups, -1, *x.shape[2:])
+        # A mean of |d|^p is, up to the p, the sum of d times its derivative.
+        shares = _shares(inner, weight * exponent, difference)
+        derivative = (difference.sign() if exponent == 1 else difference) * shares
+        return difference.mul_(derivative).sum(dim=(1, 2, 3, 4)) / exponent, derivative.flatten(1, 2)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}"
@@ -108,16 +138,16 @@ def groups(sizes: tuple[Size, ...], apart: tuple[bool, ...], images: int, worth:
     return best[-1][1]
 
 
-def _shares(sizes: Sequence[Size], tap: int, exponent: float, like: Tensor) -> Tensor:
-    """What each difference after a layer weighs in the derivative: (parts, 1, H, W), zero where it sees padding."""
+def _shares(inner: Sequence[Size], factor: float, like: Tensor) -> Tensor:
+    """What each difference weighs in the derivative: (parts, 1, H, W), zero outside of the parts' own sizes."""
     channels, height, width = like.shape[2:]
-    key = (tuple(sizes), tap, exponent, channels, height, width, like.dtype, like.device)
+    key = (tuple(inner), factor, channels, height, width, like.dtype, like.device)
 
     def make() -> Tensor:
-        shares = torch.zeros(len(sizes), 1, height, width, dtype=torch.float64)
-        for share, (h, w) in zip(shares, sizes, strict=True):
-            inner = share[:, : h - 2 * tap, : w - 2 * tap]
-            inner.fill_(exponent / (channels * inner.numel()))
+        shares = torch.zeros(len(inner), 1, height, width, dtype=torch.float64)
+        for share, (h, w) in zip(shares, inner, strict=True):
+            if h and w:
+                share[:, :h, :w] = factor / (channels * h * w)
         return shares.to(like.device, like.dtype)
 
     return _CONSTANTS.get(key, make)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from task_losses.discriminator import Architecture, FrozenDiscriminator
+from task_losses.architecture import Architecture
+from task_losses.discriminator import FrozenDiscriminator
 from task_losses.distance import Level
 from task_losses.pyramid import level_size
 
@@ -22,9 +23,8 @@ class Selection(NamedTuple):
 
     def discriminators(self, layers: Iterable[Sequence[tuple[Tensor, Tensor]]]) -> list[FrozenDiscriminator]:
         """Those of the chosen scales, from (weight, bias) of each convolution of each."""
-        form = self.architecture
         return [
-            FrozenDiscriminator(of_scale, form.taps_of(scale), form.distance, form.image_exponent)
+            FrozenDiscriminator(of_scale, self.architecture.terms(scale))
             for scale, of_scale in zip(self.scales, layers, strict=True)
         ]
 

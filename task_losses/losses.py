@@ -1,10 +1,11 @@
 """The losses: distances between the features of frozen, task-specific discriminators.
 
-    L(x, y) = mean(|x - y|^q) + sum over scales k, taps l of  mean(|D_k^l(x) - D_k^l(y)|^p)
+    L(x, y) = fidelity * mean(|x - y|^q) + sum over scales k, taps l of  mean(|D_k^l(x) - D_k^l(y)|^p)
+              + texture * m * sum over scales k, taps l of  mean(|s(D_k^l(x)) - s(D_k^l(y))|^p)
 
-after Mustafa et al., "Training a Task-Specific Image Reconstruction Loss", WACV 2022 (arXiv 2103.14616). Each
-discriminator sees the pyramid level of its own scale. The weights say whether p is 2 or 1, which q from 1 to 2, and
-whether the image's own term is there. See docs/method.md.
+after Mustafa et al., "Training a Task-Specific Image Reconstruction Loss", WACV 2022 (arXiv 2103.14616), with a texture
+term: s is the standard deviation in a window. Each discriminator sees the pyramid level of its own scale. The weights
+say which terms are there, p, q and m. See docs/method.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from task_losses.checks import check_choice, check_data_range, check_number, check_pair, check_scales
+from task_losses.checks import (
+    check_choice,
+    check_data_range,
+    check_fidelity,
+    check_number,
+    check_pair,
+    check_scales,
+    check_texture,
+)
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.distance import Level, full_precision, plain_distance
 from task_losses.hub import HubOptions
@@ -48,6 +57,10 @@ class TaskLoss(nn.Module):
             folder written by :meth:`save_pretrained`; ``"owner/repo"`` for a Hub repository written by
             :meth:`push_to_hub`; False for random weights (a control for experiments). A string is a path if it
             ends with ``.safetensors`` or starts with ``.``, ``/`` or ``~``.
+        texture: how hard the loss pulls towards the strength of the reference's texture: 0 not at all, 1 the
+            recommended setting, more is sharper and costs PSNR. Default: 1, or 0 for weights without a texture term.
+        fidelity: factor of the image's own term, for weights that compare the image itself; 1 is what they were made
+            with, less lets go of the pixels.
         loss_weight: factor of the result.
         reduction: ``"mean"`` over the images of a batch, ``"sum"`` over them, or ``"none"``: one value per image.
         data_range: range of the images. A number r means [0, r]; a pair means [low, high]. Values outside are
@@ -82,6 +95,8 @@ class TaskLoss(nn.Module):
         self,
         pretrained: bool | str | os.PathLike[str] = True,
         *,
+        texture: float | None = None,
+        fidelity: float = 1.0,
         loss_weight: float = 1.0,
         reduction: str = "mean",
         data_range: float | Sequence[float] = 1.0,
@@ -105,14 +120,16 @@ class TaskLoss(nn.Module):
                 weights = random_weights(self.task)
             else:
                 weights = load_weights(pretrained, self.task, revision, options)
-            self._adopt(weights, scales)
+            self._adopt(weights, scales, texture, fidelity)
         self.eval()
 
-    def _adopt(self, weights: Weights, scales: Sequence[int] | None) -> None:
+    def _adopt(self, weights: Weights, scales: Sequence[int] | None, texture: float | None, fidelity: float) -> None:
         # Kept beside the buffers, on the CPU: what moves the buffers may lose their numbers, see _apply.
         self._weights = weights
         self.architecture = weights.architecture
         self.scales = check_scales(scales, self.architecture.scales)
+        self.texture = check_texture(texture, self.architecture.texture_weight > 0)
+        self.fidelity = check_fidelity(fidelity, 0 in self.architecture.taps)
         self.weights_source = weights.source
         self.weights_sha256 = weights.sha256
         self.weights_info = weights.info
@@ -261,7 +278,8 @@ class TaskLoss(nn.Module):
     def extra_repr(self) -> str:
         source = f"task={self.task!r}, source={self.weights_source!r}"
         low, high = self.low, self.high
-        options = f"loss_weight={self.loss_weight}, reduction={self.reduction!r}, data_range=({low}, {high})"
+        dial = f"texture={self.texture}, fidelity={self.fidelity}"
+        options = f"{dial}, loss_weight={self.loss_weight}, reduction={self.reduction!r}, data_range=({low}, {high})"
         return f"{source}, {options}, scales={list(self.scales)}, resolution={self.resolution!r}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskLoss:
@@ -310,7 +328,7 @@ class TaskLoss(nn.Module):
 
     @property
     def _selection(self) -> Selection:
-        return Selection(self.architecture, self.scales, self.resolution)
+        return Selection(self.architecture.dialled(self.texture, self.fidelity), self.scales, self.resolution)
 
     def _levels_for(self, pred: Tensor, target: Tensor) -> list[Level]:
         self._check(pred, target)

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from task_losses.architecture import Architecture
 from task_losses.constants import keeps
-from task_losses.discriminator import Architecture, FrozenDiscriminator
+from task_losses.discriminator import FrozenDiscriminator
 from task_losses.distance import Level, distance_and_gradient, full_precision, plain_distance
 from task_losses.levels import Selection
 
@@ -113,9 +115,11 @@ def _plain_gradients(
 
 # Weights are arguments, not looked up by a number: a compiled graph, which torch may also take from its cache of an
 # earlier process, then cannot meet another loss's. The selection follows, its architecture field by field.
+_TYPES = {"int": "int", "float": "float", "str": "str", "tuple[int, ...]": "int[]"}
+_NAMES = [entry.name for entry in fields(Architecture)]
+_ARCHITECTURE = ", ".join(f"{_TYPES[str(entry.type)]} {entry.name}" for entry in fields(Architecture))
 _SCHEMA = (
-    "(Tensor pred, Tensor target, Tensor[] weights, "
-    "int[] channels, float ratio, int depth, int[] taps, str distance, float image_exponent, "
+    f"(Tensor pred, Tensor target, Tensor[] weights, {_ARCHITECTURE}, "
     "int[] scales, str resolution, bool by_pred, bool by_target) -> (Tensor, Tensor, Tensor)"
 )
 
@@ -124,8 +128,8 @@ def _compiled(
     pred: Tensor, target: Tensor, selection: Selection, discriminators: Sequence[FrozenDiscriminator]
 ) -> Tensor:
     weights = [tensor for part in discriminators for layer in part.layers() for tensor in layer]
-    form = selection.architecture
-    architecture = (list(form.channels), form.ratio, form.depth, list(form.taps), form.distance, form.image_exponent)
+    values = [getattr(selection.architecture, name) for name in _NAMES]
+    architecture = [list(value) if isinstance(value, tuple) else value for value in values]
     seen = (list(selection.scales), selection.resolution)
     wanted = [torch.is_grad_enabled() and image.requires_grad for image in (pred, target)]
     per_image: Tensor
@@ -150,8 +154,9 @@ def _operator(pred: Tensor, target: Tensor, weights: list[Tensor], *form: Any) -
 
 
 def _levels(pred: Tensor, weights: Sequence[Tensor], form: Sequence[Any]) -> list[Level]:
-    channels, ratio, depth, taps, distance, image_exponent, scales, resolution, _, _ = form
-    architecture = Architecture(tuple(channels), ratio, depth, tuple(taps), distance, image_exponent)
+    *values, scales, resolution, _, _ = form
+    arguments: list[Any] = [value if isinstance(value, (int, float, str)) else tuple(value) for value in values]
+    architecture = Architecture(*arguments)
     selection = Selection(architecture, tuple(scales), resolution)
     return selection.levels((pred.shape[2], pred.shape[3]), _discriminators(weights, selection))
 
@@ -199,7 +204,9 @@ def _backward(ctx: Any, by_value: Tensor, *_: Tensor) -> tuple[Any, ...]:
     else:
         made = iter(_scaled(gradient, by_value) for gradient in gradients if gradient.numel())
     by_images = [next(made) if is_wanted else None for is_wanted in wanted]
-    return (*by_images, [None] * len(weights), *[None] * len(ctx.form))
+    # torch takes an empty list of numbers for a list of tensors, of which there are no gradients.
+    others: list[Any] = [[] if isinstance(value, list) and not value else None for value in ctx.form]
+    return (*by_images, [None] * len(weights), *others)
 
 
 _operator.register_autograd(_backward, setup_context=_keep)

@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from task_losses.discriminator import SLOPE, Architecture
+from task_losses.architecture import SLOPE, Architecture
 from task_losses.files import read_file
 from task_losses.texts import LONGEST, printable, read_json, shown
 
@@ -268,9 +268,7 @@ def serialize_weights(tensors: dict[str, Tensor], architecture: Architecture, in
     """
     from safetensors.torch import save
 
-    form = {**asdict(architecture), "slope": SLOPE}
-    if 0 not in architecture.taps:
-        del form["image_exponent"]  # of an image that is not compared
+    form = {**architecture.to_dict(), "slope": SLOPE}
     content = {**info, "schema": SCHEMA, "architecture": form}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={METADATA_KEY: text})
@@ -360,19 +358,22 @@ def architecture_from_dict(content: Any) -> Architecture:
     distance = content.get("distance", Architecture.distance)
     if not isinstance(distance, str):
         raise ValueError(f"distance must be a string, found {shown(distance)}")
-    exponent = "image_exponent" in content
     return Architecture(
         channels=_integers(content, "channels"),
         ratio=_number(content, "ratio"),
         depth=_integer(content, "depth"),
         taps=_integers(content, "taps"),
         distance=distance,
-        image_exponent=_number(content, "image_exponent") if exponent else Architecture.image_exponent,
+        image_exponent=_number(content, "image_exponent", Architecture.image_exponent),
+        texture_taps=_integers(content, "texture_taps", ()),
+        texture_weight=_number(content, "texture_weight", 0.0),
+        periods=_integers(content, "periods", ()),
+        periodic_weight=_number(content, "periodic_weight", 0.0),
     )
 
 
-def _number(content: dict[str, Any], name: str) -> float:
-    value = content.get(name)
+def _number(content: dict[str, Any], name: str, default: float | None = None) -> float:
+    value = content.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name} must be a number, found {shown(value)}")
     return float(value)
@@ -385,8 +386,10 @@ def _integer(content: dict[str, Any], name: str) -> int:
     return value
 
 
-def _integers(content: dict[str, Any], name: str) -> tuple[int, ...]:
+def _integers(content: dict[str, Any], name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
     values = content.get(name)
+    if default is not None and name not in content:
+        return default
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise ValueError(f"{name} must be whole numbers, found {shown(values)}")
     return tuple(values)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from task_losses import JPEGLoss, TaskLoss
 from task_losses.__main__ import main
-from task_losses.discriminator import Architecture
+from task_losses.architecture import Architecture
 from task_losses.losses import LOSSES
 from task_losses.pictures import PictureError, read_picture, write_heat_map
 from task_losses.weights import serialize_weights, tensor_shapes

@@ -22,7 +22,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import task_losses
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, WeightsError
-from task_losses.discriminator import SLOPE, Architecture, FrozenDiscriminator
+from task_losses.architecture import SLOPE, Architecture
+from task_losses.discriminator import FrozenDiscriminator
 from task_losses.pyramid import level_size, resize, resize_adjoint, resize_area
 from task_losses.weights import parse_weights, serialize_weights, tensor_shapes
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from task_losses import JPEGLoss, TaskLoss, WeightsError, WeightsIntegrity, WeightsNotFound
-from task_losses.discriminator import Architecture
+from task_losses.architecture import Architecture
 from task_losses.weights import MANIFEST, METADATA_KEY, parse_manifest, parse_weights, serialize_weights, tensor_shapes
 
 Header = dict[str, Any]
@@ -60,8 +60,8 @@ ABSURD: dict[str, tuple[dict[str, Any], str]] = {
     "100000 scales": ({"channels": [8] * 100_000}, "at most 32 scales"),
     "a width without end": ({"channels": [8, 10**15]}, "of at most 1024"),
     "an integer of 400 digits": ({"depth": 10**400}, "the integer"),
-    "taps without end": ({"taps": [1] * 100_000}, "taps must be different layers"),
-    "the same tap twice": ({"taps": [1, 1]}, "taps must be different layers"),
+    "taps without end": ({"taps": [1] * 100_000}, "taps must be different"),
+    "the same tap twice": ({"taps": [1, 1]}, "taps must be different"),
     "a ratio near 0": ({"ratio": 1e-300}, "ratio must lie between 0 and 1"),
     "a width of 16.7": ({"channels": [16.7, 4]}, "channels must be whole numbers"),
     "a width in quotes": ({"channels": ["3", 4]}, "channels must be whole numbers"),
@@ -72,6 +72,11 @@ ABSURD: dict[str, tuple[dict[str, Any], str]] = {
     "a depth of 5.0": ({"depth": 5.0}, "depth must be a whole number"),
     "an exponent in quotes": ({"image_exponent": "2"}, "image_exponent must be a number"),
     "an exponent of null": ({"image_exponent": None}, "image_exponent must be a number"),
+    "a weight without end": ({"texture_taps": [1], "texture_weight": 1e30}, "texture_weight must be a number"),
+    "a weight in quotes": ({"periods": [8], "periodic_weight": "1"}, "periodic_weight must be a number"),
+    "a period of 1e12": ({"periods": [10**12], "periodic_weight": 1}, "periods must be from 2 to 64"),
+    "the same period twice": ({"periods": [8] * 10**5, "periodic_weight": 1}, "periods must be different"),
+    "texture in quotes": ({"texture_taps": "1"}, "texture_taps must be whole numbers"),
     "a slope of text": ({"slope": "x" * 10**6}, "slope must be a number"),
     "a distance of a list": ({"distance": [[]]}, "distance must be a string"),
     "a distance of a long text": ({"distance": "x" * 10**5}, "distance must be squared or absolute"),
@@ -154,7 +159,8 @@ def test_the_largest_numbers_that_load_give_finite_losses(tmp_path: Path) -> Non
     """The bound holds what it promises, for both distances and images far outside their range."""
     value = 1e12 ** (1 / 5) / 37  # a layer multiplies by 9 * 4 * value, and a bias adds value
     for distance in ("squared", "absolute"):
-        form = Architecture(channels=(3, 4), distance=distance, taps=(0, 1, 5))
+        more: Any = {"texture_taps": (1, 4), "texture_weight": 1e6, "periods": (8,), "periodic_weight": 1e6}
+        form = Architecture(channels=(3, 4), distance=distance, taps=(0, 1, 5), **more)
         tensors = {name: torch.full(shape, value) for name, shape in tensor_shapes(form).items()}
         path = tmp_path / f"{distance}.safetensors"
         path.write_bytes(serialize_weights(tensors, form, {"task": "x"}))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
-from task_losses.discriminator import DISTANCES, MOST_SCALES, Architecture
+from task_losses.architecture import DISTANCES, MOST_SCALES, Architecture
 from training.objectives import OBJECTIVES, Objective
 from training.recipes import RECIPES
 

@@ -23,7 +23,7 @@ from torch import Tensor
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from task_losses.discriminator import SLOPE, Architecture
+from task_losses.architecture import SLOPE, Architecture
 from task_losses.files import read_file, write_file
 from task_losses.losses import LOSSES
 from task_losses.texts import printable, shown

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from task_losses.discriminator import SLOPE, Architecture
+from task_losses.architecture import SLOPE, Architecture
 
 
 class Block(nn.Module):

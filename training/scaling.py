@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from task_losses.architecture import DISTANCES, differences
 from task_losses.discriminator import FrozenDiscriminator
 from training.config import Config
 from training.distortions import make_adversary
@@ -48,13 +49,13 @@ def distances(
 ) -> Iterator[tuple[int, float, float]]:
     """Scale, distance of the images and of the features, of each of ``DRAWS`` distorted training images a scale."""
     above = tuple(tap for tap in config.taps if tap > 0)
-    exponent = config.image_exponent if 0 in config.taps else 2.0 if config.distance == "squared" else 1.0
+    exponent = config.image_exponent if 0 in config.taps else DISTANCES[config.distance]
     source, _ = open_image(config.image, config.image_licence)
     pairs = zip(discriminators, starts_and_levels(source, config), strict=True)
     for scale, (layers, (start, level)) in enumerate(pairs):
         adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
-        features = kind(layers, above, config.distance)
-        image = FrozenDiscriminator(layers, (0,), image_exponent=exponent)
+        features = kind(layers, differences(above, DISTANCES[config.distance]))
+        image = FrozenDiscriminator(layers, differences((0,), image_exponent=exponent))
         for _ in range(DRAWS):
             distorted = adversary(start, level, draws)
             yield scale, image.distance(distorted, level).item(), features.distance(distorted, level).item()

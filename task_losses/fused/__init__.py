@@ -83,6 +83,8 @@ def _obstacle_of(levels: Sequence[Level]) -> str | None:
         return f"all scales must have the same width, one of {wanted_widths} channels, got {sorted(widths)}"
     if configs.tiles(width).inner < configs.least_inner():
         return f"with this Triton the kernels take 16 channels, got {width}: from Triton 3.8 on they take others"
+    if any(configs.exponents(level.discriminator) is None for level in levels):
+        return "the kernels compare differences alone: with texture=0 and fidelity=1 they could be used"
     if len(levels) > configs.MOST_LEVELS:
         return f"the kernels take {configs.MOST_LEVELS} levels at most, got {len(levels)}"
     return None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.terms import Difference
 
 MOST_LEVELS = 16
 MOST_CHANNELS = 32  # of those the ahead-of-time table tells that no register spills
@@ -77,6 +78,16 @@ def precision() -> str:
     convolutions = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9: the older flag may then not be asked
     allowed = torch.backends.cudnn.allow_tf32 if convolutions is None else convolutions.fp32_precision == "tf32"
     return "tf32" if allowed else "ieee"
+
+
+def exponents(discriminator: FrozenDiscriminator) -> tuple[float, float] | None:
+    """Of the features' and of the image's differences; None where a discriminator compares by more than these."""
+    found = {True: 2.0, False: 2.0}
+    for tap, ((weight, term), *others) in discriminator.terms.items():
+        if others or weight != 1 or not isinstance(term, Difference):
+            return None
+        found[tap > 0] = term.exponent
+    return found[True], found[False]
 
 
 def width_of(level: Level) -> int:

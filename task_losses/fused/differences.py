@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import task_losses.discriminator
+import task_losses.terms
 from task_losses.fused.optional import constexpr, jit, tl
 
-SMOOTHING = constexpr(task_losses.discriminator.SMOOTHING)
+SMOOTHING = constexpr(task_losses.terms.SMOOTHING)
 SMALL = constexpr(0.03)  # below, expm1 and log1p are replaced by their series, which needs no exact logarithm
 TERMS = constexpr(9)  # of the series: 0.03^9 is 2e-14
 

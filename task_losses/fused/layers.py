@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
-from task_losses.discriminator import SLOPE
+from task_losses.architecture import SLOPE
 from task_losses.fused.configs import Tiles
 from task_losses.fused.differences import derivative_of, size_of
 from task_losses.fused.launch import kernel_dtype, launch_kernel, padded

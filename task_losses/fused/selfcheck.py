@@ -37,7 +37,7 @@ class SmallLevel(NamedTuple):
 def check(device: torch.device, levels: Sequence[Level], plain: Way) -> str | None:
     """Why the kernels must not be used on a CUDA device for such levels, in words, or None."""
     one, precision = levels[-1].discriminator, configs.precision()
-    key = (device, width_of(levels[-1]), one.depth, one.taps, one.exponent, one.image_exponent, precision)
+    key = (device, width_of(levels[-1]), one.depth, one.taps, configs.exponents(one), precision)
     if key in _checked:
         return _checked[key]
     capability = torch.cuda.get_device_capability(device)

@@ -44,13 +44,15 @@ def distance_and_gradient(
     size = (pred.shape[2], pred.shape[3])
     sizes = [level.size for level in levels]
     weights = packed([level.discriminator for level in levels])
+    exponents = configs.exponents(levels[-1].discriminator)
+    assert exponents is not None, "the caller asks task_losses.fused.obstacle first"
     result = None
     with here:
         for some in groups(sizes, len(pred) * pixel_bytes(levels[-1], pred.element_size()), together):
             with_image = [0 in level.discriminator.taps for level in levels[some]]
             tables = plan(sizes[some], with_image, size, tiles, pred.dtype, pred.device)
             one = levels[some][-1].discriminator
-            form = Form(tables, tiles, width_of(levels[-1]), one.exponent, one.image_exponent, precision)
+            form = Form(tables, tiles, width_of(levels[-1]), *exponents, precision)
             result = _some_levels(pred, target, one, weights, some, form, any(with_image), result)
     assert result is not None
     return result

@@ -17,7 +17,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 from legacy_writer import legacy_file  # noqa: E402
 
-from task_losses.discriminator import Architecture  # noqa: E402
+from task_losses.architecture import Architecture  # noqa: E402
 from task_losses.weights import describe, serialize_weights, tensor_shapes  # noqa: E402
 from training.bench.authors import AuthorsLoss  # noqa: E402
 from training.config import Config  # noqa: E402

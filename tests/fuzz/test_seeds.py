@@ -6,8 +6,8 @@ import random
 import time
 from pathlib import Path
 
-import pytest
 import fuzz_targets as targets
+import pytest
 
 SEEDS = Path(__file__).parent / "seeds"
 FOUND = sorted(path for path in SEEDS.glob("*/*") if path.name != "sound")

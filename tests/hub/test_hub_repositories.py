@@ -17,7 +17,7 @@ from hubserver import Fault, LocalHub, sha256
 from kills import killed_at
 
 from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
-from task_losses.discriminator import Architecture
+from task_losses.architecture import Architecture
 from task_losses.losses import LOSSES
 from task_losses.weights import MANIFEST, parse_manifest, serialize_weights, tensor_shapes
 

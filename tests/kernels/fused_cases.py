@@ -6,7 +6,8 @@ from functools import partial
 
 import torch
 
-from task_losses.discriminator import Architecture, FrozenDiscriminator
+from task_losses.architecture import Architecture
+from task_losses.discriminator import FrozenDiscriminator
 from task_losses.distance import Level, distance_and_gradient
 from task_losses.fused.configs import Tiles
 from task_losses.pyramid import level_size
@@ -29,7 +30,7 @@ def levels_of(channels, taps, distance, image_exponent, size, depth=5, scales=2,
             )
             for inputs, outputs in form.layer_shapes(scale)
         ]
-        frozen = FrozenDiscriminator(layers, form.taps_of(scale), distance, image_exponent).to(dtype)
+        frozen = FrozenDiscriminator(layers, form.terms(scale)).to(dtype)
         levels.append(Level(scale, level_size(size, form.ratio, scales - 1 - scale), frozen))
     return levels
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from task_losses import DenoiseLoss, SRLoss, TaskLoss
+from task_losses.architecture import DISTANCES, differences
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.weights import embedded_weights
 from training import export
@@ -148,7 +149,10 @@ def test_a_gain_multiplies_the_part_of_its_layer(distance: str, power: float) ->
     x, y = (image.double() for image in pair())
     gained = with_gains(layers, [weight**power for weight in (3.0, 1.0, 1.0, 7.0, 1.0)])
     for tap, weight in ((1, 3.0), (3, 1.0), (4, 7.0), (5, 1.0)):
-        before, after = (FrozenDiscriminator(of, (tap,), distance).distance(x, y).item() for of in (layers, gained))
+        before, after = (
+            FrozenDiscriminator(of, differences((tap,), DISTANCES[distance])).distance(x, y).item()
+            for of in (layers, gained)
+        )
         assert after == pytest.approx(weight * before, rel=1e-9)
 
 
@@ -193,21 +197,21 @@ def test_taps_need_a_weight_each() -> None:
 
 def test_unit_features_agree_for_equal_images_and_do_not_feel_the_size_of_features() -> None:
     layers = embedded_weights("denoise").layers(7)
-    unit = UnitFeatures(layers, (4,), "squared")
-    larger = UnitFeatures(with_gains(layers, [5.0] * 5), (4,), "squared")
+    unit = UnitFeatures(layers, differences((4,)))
+    larger = UnitFeatures(with_gains(layers, [5.0] * 5), differences((4,)))
     image, other = pair()
     assert unit.distance(image, image).item() == 0
     torch.testing.assert_close(unit.distance(image, other), larger.distance(image, other))
     (features,) = unit(image)
     torch.testing.assert_close(features.norm(dim=1), torch.ones_like(features[:, 0]))
     with pytest.raises(ValueError, match="one channel"):
-        UnitFeatures(layers, (4, 5), "squared")
+        UnitFeatures(layers, differences((4, 5)))
 
 
 def test_the_image_is_compared_as_it_is_beside_unit_features() -> None:
     layers = embedded_weights("denoise").layers(7)
     image, other = pair()
-    both, features = (UnitFeatures(layers, taps, "squared").distance(image, other) for taps in ((0, 4), (4,)))
+    both, features = (UnitFeatures(layers, differences(taps)).distance(image, other) for taps in ((0, 4), (4,)))
     torch.testing.assert_close(both - features, (image - other).square().mean().reshape(1))
 
 

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 
+from task_losses.architecture import differences
 from task_losses.discriminator import FrozenDiscriminator
 from training.config import Config
 from training.scaling import distances, feature_scale, scaled
@@ -25,8 +26,8 @@ def random_layers(config, magnitude):
 def test_scaled_layers_scale_every_output():
     layers = random_layers(Config(**SMALL), 0.3)[0]
     image = torch.rand(1, 3, 16, 16)
-    before = FrozenDiscriminator(layers, (1, 2, 3, 4, 5))(image)
-    after = FrozenDiscriminator(scaled(layers, 7.0), (1, 2, 3, 4, 5))(image)
+    before = FrozenDiscriminator(layers, differences((1, 2, 3, 4, 5)))(image)
+    after = FrozenDiscriminator(scaled(layers, 7.0), differences((1, 2, 3, 4, 5)))(image)
     for x, y in zip(before, after, strict=True):
         assert torch.allclose(7 * x, y, rtol=1e-4, atol=1e-4)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from task_losses.discriminator import SLOPE
+from task_losses.architecture import SLOPE
 from training.objectives import top_projectors
 
 EPS, MOMENTUM = 1e-5, 0.1  # BatchNorm's defaults

@@ -22,6 +22,7 @@ if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from task_losses import JPEGLoss, TaskLoss
+from task_losses.architecture import differences
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.losses import LOSSES
 from training.bench.markdown import table
@@ -57,7 +58,7 @@ def _scores(loss: TaskLoss, config: Config, image: Tensor) -> Iterator[tuple[flo
     adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
     for scale, (start, level) in enumerate(starts_and_levels(image, config)):
         layers = loss.discriminators[scale].layers()  # type: ignore[operator]
-        critic = FrozenDiscriminator(layers, taps=(len(layers),))
+        critic = FrozenDiscriminator(layers, differences((len(layers),)))
         for _ in range(DRAWS):
             false = adversary(start, level, draws)
             yield critic(level)[0].mean().item(), critic(false)[0].mean().item()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from task_losses.discriminator import SLOPE
+from task_losses.architecture import SLOPE
 from training.adam import adam
 from training.bench.cost.memory import Held, captured_memory
 from training.networks import Discriminator

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from task_losses import TaskLoss
-from task_losses.discriminator import Architecture, FrozenDiscriminator
+from task_losses.architecture import Architecture, Terms
+from task_losses.discriminator import FrozenDiscriminator
 from task_losses.weights import named_layers, parse_weights, serialize_weights
 from training.bench.study.ours import recipe_of
 from training.config import Config
@@ -76,24 +77,16 @@ class UnitFeatures(FrozenDiscriminator):
     """Compares features of one length over the channels at each pixel, as LPIPS (arXiv 1801.03924) does.
 
     Args:
-        layers, taps, distance, image_exponent: see :class:`FrozenDiscriminator`; the image, tap 0, is left as it is.
+        layers, terms: see :class:`FrozenDiscriminator`; the image, tap 0, is left as it is.
         length: of the features.
 
     Raises:
         ValueError: the last layer is among the taps; of a single channel no more than the sign would be left.
     """
 
-    def __init__(
-        self,
-        layers: Layers,
-        taps: Sequence[int],
-        distance: str,
-        image_exponent: float = Architecture.image_exponent,
-        *,
-        length: float = 1.0,
-    ) -> None:
-        super().__init__(layers, taps, distance, image_exponent)
-        if len(layers) in taps:
+    def __init__(self, layers: Layers, terms: Terms, *, length: float = 1.0) -> None:
+        super().__init__(layers, terms)
+        if len(layers) in self.taps:
             raise ValueError(f"the last layer has one channel, which cannot be normalised: leave {len(layers)} out")
         self.length = length
 
@@ -120,9 +113,7 @@ def unit_feature_loss(path: Path, resolution: str = "pyramid") -> TaskLoss:
     found = [cast(FrozenDiscriminator, discriminator) for discriminator in loss.discriminators]
     layers = [discriminator.layers() for discriminator in found]
     length = feature_scale(layers, recipe_of(loss), UnitFeatures)
-    form = loss.architecture
     loss.discriminators = nn.ModuleList(
-        UnitFeatures(of_scale, part.taps, form.distance, form.image_exponent, length=length)
-        for of_scale, part in zip(layers, found, strict=True)
+        UnitFeatures(of_scale, part.terms, length=length) for of_scale, part in zip(layers, found, strict=True)
     )
     return loss.eval()

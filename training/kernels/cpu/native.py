@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from task_losses.discriminator import SLOPE
+from task_losses.architecture import SLOPE
 from training.kernels import reference
 from training.kernels.cpu.compiler import Unavailable, compiled
 from training.kernels.operations import EPS, Activation, Block, Operations, Passed, Trace, Unit

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from task_losses.discriminator import SLOPE
+from task_losses.architecture import SLOPE
 from training.kernels.triton.configs import MOST_REGISTERS, Numerics, Tiles
 from training.kernels.triton.launch import cdiv, kernel_dtype, launch_kernel, padded
 from training.kernels.triton.optional import jit, tl

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from task_losses.architecture import DISTANCES, differences
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.fused.configs import least_inner, tiles
 from task_losses.fused.launch import Started, watch
@@ -68,7 +69,7 @@ def _launch(channels: int, taps: tuple[int, ...], distance: str, image_exponent:
         (torch.empty(outputs, inputs, 3, 3, device="meta"), torch.empty(outputs, device="meta"))
         for inputs, outputs in pairwise(widths)
     ]
-    one = FrozenDiscriminator(layers, taps, distance, image_exponent)
+    one = FrozenDiscriminator(layers, differences(taps, DISTANCES[distance], image_exponent))
     levels = [_Level((30, 38), one), _Level((40, 50), one)]
     image = torch.empty(2, 3, 40, 50, device="meta")
     for together in (2**29, 0):  # all levels at once, and one after the other

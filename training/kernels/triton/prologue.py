@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from task_losses.discriminator import SLOPE
+from task_losses.architecture import SLOPE
 from training.kernels.triton.optional import jit, tl
 
 NORM_ROWS = 5  # mean, rstd, scale, shift, variance: one normalisation group's table, (groups, 5, C)

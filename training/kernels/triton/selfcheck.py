@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from task_losses.discriminator import SLOPE
+from task_losses.architecture import SLOPE
 from task_losses.files import write_file
 from training.adam import adam
 from training.cache import kernel_cache

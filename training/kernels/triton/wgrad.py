@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from task_losses.discriminator import SLOPE
+from task_losses.architecture import SLOPE
 from training.kernels.triton.configs import MOST_REGISTERS, Numerics, Tiles
 from training.kernels.triton.launch import kernel_dtype, launch_kernel, padded
 from training.kernels.triton.optional import jit, tl

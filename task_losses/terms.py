@@ -1,0 +1,227 @@
+"""What a loss compares: differences, the strength of texture in windows, and errors that repeat.
+
+Each term is a mean over what it compares, zero where two maps agree and never below. It comes in three forms: the
+``distance`` in operations that autograd can differentiate any number of times, the same with its derivative written
+out, and a ``map`` of where it comes from, which has the distance as its mean.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Smooths |d|^p at zero, for images in [0, 1]: its second derivative stays finite. A quarter of an 8-bit step.
+SMOOTHING = 1e-3
+# Added to a window's standard deviation, squared: its derivative stays finite where nothing varies. Features that are
+# scaled to the image vary by about 5e-3.
+LEAST_STRENGTH = 1e-4
+BLOCK = 4  # pixels a side; a window is 2 x 2 blocks, and windows are a block apart
+WINDOW = 2 * BLOCK
+
+
+class Term(Protocol):
+    """A comparison of two maps (N, C, H, W), an image's or a layer's."""
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """(N,), by plain operations."""
+
+    def distance_and_derivative(
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``weight`` times the distance, (N,), and that one's derivative by ``x``. Without gradient recording.
+
+        Args:
+            into: a gradient by ``x`` of something else, to which the derivative is added in place.
+        """
+
+    def map(self, x: Tensor, y: Tensor) -> Tensor:
+        """(N, 1, H, W), with the distance as its mean."""
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether maps of a height and width have anything to compare; where not, the distance is zero."""
+
+
+class Difference(NamedTuple):
+    """mean(|x - y|^p), for p from 1 to 2. Between them the power is smoothed at zero."""
+
+    exponent: float
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._size(x - y).mean(dim=(1, 2, 3))
+
+    def _size(self, difference: Tensor) -> Tensor:
+        if self.exponent == 2:
+            return difference.square()
+        if self.exponent == 1:
+            return difference.abs()
+        # (d^2 + s^2)^(p/2) - s^p in a form that is exactly zero at zero, and never below.
+        relative = (difference / SMOOTHING).square().log1p()
+        return torch.expm1(self.exponent / 2 * relative) * float(SMOOTHING**self.exponent)
+
+    def distance_and_derivative(
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        difference = x - y
+        share = weight / difference[0].numel()
+        if self.exponent == 2:
+            distance = torch.linalg.vector_norm(difference, dim=(1, 2, 3)).square() * share
+        elif self.exponent == 1:
+            distance = torch.linalg.vector_norm(difference, ord=1, dim=(1, 2, 3)) * share
+            difference.sign_()
+        else:
+            distance = self._size(difference).mean(dim=(1, 2, 3)) * weight
+            smoothed = difference.square() + SMOOTHING**2
+            difference.mul_(smoothed.pow_(self.exponent / 2 - 1))
+        factor = self.exponent * share
+        return distance, difference.mul_(factor) if into is None else into.add_(difference, alpha=factor)
+
+    def map(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._size(x - y).mean(dim=1, keepdim=True)
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        return True
+
+
+class Texture(NamedTuple):
+    """mean over windows and channels of |s(x) - s(y)|^p, s the standard deviation in a window; p is 1 or 2.
+
+    A mean of squared differences is least at the average of what might have been there, which is blur. The strength
+    of a feature in a neighbourhood does not survive that average, so it is compared by itself. Relatives: the contrast
+    of SSIM (Wang et al. 2004), the texture of DISTS (Ding et al. 2020).
+    """
+
+    exponent: float
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        if not self.fits((x.shape[2], x.shape[3])):
+            return x.new_zeros(len(x))
+        return self._of_windows(x, y).mean(dim=(1, 2, 3))
+
+    def _of_windows(self, x: Tensor, y: Tensor) -> Tensor:
+        difference = strength(x)[0] - strength(y)[0]
+        return difference.square() if self.exponent == 2 else difference.abs()
+
+    def distance_and_derivative(
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gradient = torch.zeros_like(x) if into is None else into
+        if not self.fits((x.shape[2], x.shape[3])):
+            return x.new_zeros(len(x)), gradient
+        (of_x, mean), (of_y, _) = strength(x), strength(y)
+        distance, by_strength = Difference(self.exponent).distance_and_derivative(of_x, of_y, weight)
+        add_by_strength(gradient, by_strength, x, of_x, mean)
+        return distance, gradient
+
+    def map(self, x: Tensor, y: Tensor) -> Tensor:
+        size = (x.shape[2], x.shape[3])
+        if not self.fits(size):
+            return torch.zeros_like(x[:, :1])
+        return spread(self._of_windows(x, y).mean(dim=1, keepdim=True), size)
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        return min(size) >= WINDOW
+
+
+class Periodic(NamedTuple):
+    """The part of the error that repeats with a period of p pixels, as a network's own pattern does.
+
+    In a window of 8 x 8 tiles of p x p pixels, the error is averaged over the tiles, pixel by pixel of a tile; what is
+    left is squared. The mean over windows is multiplied by the 64 tiles, so that an error without any order counts as
+    its mean square does, and one that repeats 64 times as much. Networks that upscale by p leave such patterns
+    (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016), and a comparison of texture alone rewards them.
+    """
+
+    period: int
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        if not self.fits((x.shape[2], x.shape[3])):
+            return x.new_zeros(len(x))
+        return window_means(self._tiles(x - y)).square().mean(dim=(1, 2, 3)) * WINDOW**2
+
+    def _tiles(self, difference: Tensor) -> Tensor:
+        """(N, C p^2, H // p, W // p): a channel for each pixel of a tile."""
+        # pixel_unshuffle would need sides that are multiples of the period.
+        count, channels, height, width = difference.shape
+        tiles = F.unfold(difference, self.period, stride=self.period)
+        return tiles.view(count, channels * self.period**2, height // self.period, width // self.period)
+
+    def distance_and_derivative(
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gradient = torch.zeros_like(x) if into is None else into
+        if not self.fits((x.shape[2], x.shape[3])):
+            return x.new_zeros(len(x)), gradient
+        means = window_means(self._tiles(x - y))
+        share = weight * WINDOW**2 / means[0].numel()
+        distance = torch.linalg.vector_norm(means, dim=(1, 2, 3)).square() * share
+        blocks = F.pixel_shuffle(to_blocks(means.mul_(2 * share)), self.period)
+        count, channels = x.shape[:2]
+        height, width = (side // self.period for side in blocks.shape[2:])
+        shape = (count, channels, height, BLOCK, self.period, width, BLOCK, self.period)
+        covered = gradient[:, :, : BLOCK * blocks.shape[2], : BLOCK * blocks.shape[3]].view(shape)
+        covered.add_(blocks.view(count, channels, height, 1, self.period, width, 1, self.period))
+        return distance, gradient
+
+    def map(self, x: Tensor, y: Tensor) -> Tensor:
+        size = (x.shape[2], x.shape[3])
+        if not self.fits(size):
+            return torch.zeros_like(x[:, :1])
+        of_windows = window_means(self._tiles(x - y)).square().mean(dim=1, keepdim=True) * WINDOW**2
+        tiles = (size[0] // self.period, size[1] // self.period)
+        pixels = spread(of_windows, tiles).repeat_interleave(self.period, 2).repeat_interleave(self.period, 3)
+        area = size[0] * size[1] / (pixels.shape[2] * pixels.shape[3])
+        return F.pad(pixels * area, (0, size[1] - pixels.shape[3], 0, size[0] - pixels.shape[2]))
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        return min(size) >= WINDOW * self.period
+
+
+def window_means(x: Tensor) -> Tensor:
+    """(N, C, H // 4 - 1, W // 4 - 1): means over windows. What is left over at the right and below is not seen."""
+    return F.avg_pool2d(F.avg_pool2d(x, BLOCK), 2, 1)
+
+
+def strength(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation in each window, at least ``LEAST_STRENGTH``, and the window's mean."""
+    mean = window_means(x)
+    variance = window_means(x.square()) - mean.square()
+    return (variance.clamp_min(0) + LEAST_STRENGTH**2).sqrt(), mean
+
+
+def add_by_strength(gradient: Tensor, by_strength: Tensor, x: Tensor, of_x: Tensor, mean: Tensor) -> None:
+    """Adds what a gradient by the strength of windows is by ``x``: of each window, (x - mean) / strength times it."""
+    slope = by_strength / of_x
+    add_to_blocks(gradient, to_blocks(slope), x)
+    add_to_blocks(gradient, to_blocks(slope.mul_(mean).neg_()))
+
+
+def to_blocks(by_mean: Tensor) -> Tensor:
+    """What a gradient by the means of windows is for each pixel of a block."""
+    # The sum over the four windows that hold a block, by the pixels of one.
+    return F.avg_pool2d(by_mean, 2, 1, padding=1) * (4 / WINDOW**2)
+
+
+def add_to_blocks(total: Tensor, blocks: Tensor, factor: Tensor | None = None) -> None:
+    """Adds to each pixel its block's value, times ``factor`` of that pixel, in place."""
+
+    def in_blocks(x: Tensor) -> Tensor:
+        height, width = blocks.shape[2:]
+        covered = x[:, :, : height * BLOCK, : width * BLOCK]
+        return covered.view(*x.shape[:2], height, BLOCK, width, BLOCK)
+
+    each = blocks[:, :, :, None, :, None]
+    if factor is None:
+        in_blocks(total).add_(each)
+    else:
+        in_blocks(total).addcmul_(in_blocks(factor), each)
+
+
+def spread(of_windows: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map of a size with the mean of the windows' values: each is spread evenly over its window's pixels."""
+    height, width = size
+    pixels = to_blocks(of_windows).repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)
+    area = height * width / (of_windows.shape[2] * of_windows.shape[3])
+    return F.pad(pixels * area, (0, width - pixels.shape[3], 0, height - pixels.shape[2]))
