@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from task_losses.architecture import DISTANCES, MOST_SCALES, Architecture
+from task_losses.texts import shown
 from training.objectives import OBJECTIVES, Objective
 from training.recipes import RECIPES
 
@@ -144,9 +147,33 @@ class Config:
         """The inverse of ``asdict``, also after a trip through JSON, which turns tuples into lists.
 
         A setting that the content does not know had, when it was written, the value in ``BEFORE``.
+
+        Raises:
+            ValueError: a setting that is not known, of another type, or impossible.
         """
         settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        hints = get_type_hints(cls)
+        for name, value in settings.items():
+            if name not in hints:
+                raise ValueError(
+                    f"the setting {shown(name)} is not known here: a newer version wrote it, or nobody did"
+                )
+            if not _is_a(value, hints[name]):
+                raise ValueError(f"{name} must be of the type {hints[name]}, got {shown(value)}")
         return cls(**{**BEFORE, **settings})
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value has the type that a setting is declared with. NaN and infinities are no numbers."""
+    kinds = get_args(hint)
+    if get_origin(hint) is tuple and isinstance(value, tuple):
+        kinds = (kinds[0],) * len(value) if kinds[-1] is ... else kinds
+        return len(kinds) == len(value) and all(map(_is_a, value, kinds))
+    if isinstance(hint, UnionType):
+        return any(_is_a(value, kind) for kind in kinds)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:

@@ -28,7 +28,7 @@ REFUSED: dict[str, tuple[type[Exception], ...]] = {
     "legacy": (ValueError, WeightsError),
     "picture": (PictureError,),
     "checkpoint": (ValueError, OSError),
-    "configuration": (ValueError, TypeError),
+    "configuration": (ValueError,),
 }
 
 
