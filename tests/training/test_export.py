@@ -93,6 +93,23 @@ def test_features_that_differ_are_caught(finished, monkeypatch):
     assert not (finished.path / "jpeg.safetensors").exists()
 
 
+@pytest.mark.parametrize("scale", [0, 1])
+def test_features_that_are_no_numbers_are_caught(finished, scale):
+    loss = TaskLoss(export.export(finished))
+    trained = export.open_run(finished)
+    assert export.largest_error(trained, loss) <= export.TOLERANCE
+    with torch.no_grad():
+        trained.discriminators[scale].blocks[3].norm.get_buffer("running_mean")[0] = float("nan")
+    assert not export.largest_error(trained, loss) <= export.TOLERANCE
+
+
+def test_a_file_that_cannot_be_read_back_is_removed(finished, monkeypatch):
+    monkeypatch.setattr(export, "scaled", lambda layers, factor: [(1e9 * weight, bias) for weight, bias in layers])
+    with pytest.raises(WeightsError, match="not be finite"):
+        export.export(finished)
+    assert not (finished.path / "jpeg.safetensors").exists()
+
+
 def test_an_unfinished_run_is_refused(tmp_path, monkeypatch, capsys):
     count = 0
     honest = Scale.request
