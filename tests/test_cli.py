@@ -281,7 +281,12 @@ class TestConsole:
         with os.fdopen(slave, "w") as terminal:
             monkeypatch.setattr(sys, "stderr", terminal)
             assert main(["score", *[str(tmp_path / "large.png")] * 2, "--weights", str(weights)]) == 0
-            said = os.read(master, 100_000).decode()
+            terminal.write("$")
+            terminal.flush()
+            said = ""
+            while not said.endswith("$"):  # a terminal hands on what it has got so far
+                said += os.read(master, 100_000).decode()
+            said = said.removesuffix("$")
         os.close(master)
         shares = [int(value) for value in re.findall(r": (\d+) %", said)]
         assert shares == sorted(shares)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +21,10 @@ from legacy_writer import legacy_file  # noqa: E402
 
 from task_losses.architecture import Architecture  # noqa: E402
 from task_losses.weights import describe, serialize_weights, tensor_shapes  # noqa: E402
+from training import train  # noqa: E402
 from training.bench.authors import AuthorsLoss  # noqa: E402
 from training.config import Config  # noqa: E402
+from training.run_folder import RunFolder  # noqa: E402
 
 
 def sound() -> dict[str, bytes]:
@@ -30,17 +34,31 @@ def sound() -> dict[str, bytes]:
     tensors = {name: torch.randn(shape) / 3 for name, shape in tensor_shapes(form).items()}
     file = serialize_weights(tensors, form, {"task": "jpeg", "image": {"name": "cat.png"}, "license": "MIT"})
     entry = describe(file, "jpeg.safetensors")
-    checkpoint, picture = io.BytesIO(), io.BytesIO()
-    torch.save({"config": Config().to_json(), "finished": [], "origin": "{}", "x": torch.zeros(2)}, checkpoint)
+    picture = io.BytesIO()
     Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(picture, "png")
     return {
         "weights": file,
         "manifest": json.dumps({"schema": 1, "revision": None, "weights": {"jpeg": entry}}).encode(),
         "legacy": legacy_file(list(AuthorsLoss((1,)).discriminators)),
         "picture": picture.getvalue(),
-        "checkpoint": checkpoint.getvalue(),
+        "checkpoint": checkpoint(),
         "configuration": json.dumps(asdict(Config())).encode(),
     }
+
+
+def checkpoint() -> bytes:
+    """That of a training in the middle."""
+    small = "--scales 1 --longest-side 17 --channels 1 --steps 2 --checkpoint-every 1 --kernels autograd"
+    found, honest = [], RunFolder.save_checkpoint
+
+    def save(self: RunFolder, content: dict[str, Any], config: Config) -> None:
+        honest(self, content, config)
+        found.append(self.checkpoint_path.read_bytes())
+
+    RunFolder.save_checkpoint = save  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        train.main([*small.split(), "--task", "denoise", "--out", folder])
+    return found[len(found) // 2]
 
 
 def main() -> None:

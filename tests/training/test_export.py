@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from task_losses import TaskLoss, WeightsError
+from task_losses.weights import named_layers
 from training import export, train
 from training.networks import Block, Discriminator
 from training.provenance import RETIRED, ROOT
@@ -104,7 +105,7 @@ def test_features_that_are_no_numbers_are_caught(finished, scale):
 
 
 def test_a_file_that_cannot_be_read_back_is_removed(finished, monkeypatch):
-    monkeypatch.setattr(export, "scaled", lambda layers, factor: [(1e9 * weight, bias) for weight, bias in layers])
+    monkeypatch.setattr(export, "named_layers", lambda layers: {k: 1e9 * x for k, x in named_layers(layers).items()})
     with pytest.raises(WeightsError, match="not be finite"):
         export.export(finished)
     assert not (finished.path / "jpeg.safetensors").exists()
