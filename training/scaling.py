@@ -84,8 +84,8 @@ def feature_scale(
 def texture_weight(discriminators: Sequence[Layers], config: Config, examples: Sequence[Examples]) -> float:
     """The texture term's factor that gives it its pull on the training image.
 
-    Its gradient by the image then has ``texture_pull`` times the norm of the gradient of all that the loss compares
-    else, summed over the examples of the finest scale.
+    Its gradient by the image then has ``texture_pull`` times the norm of the gradient by all differences, those of
+    the image and of features, summed over the examples of the finest scale.
 
     Args:
         discriminators: layers of each scale, scaled.
@@ -96,18 +96,19 @@ def texture_weight(discriminators: Sequence[Layers], config: Config, examples: S
     """
     if not config.texture_taps or not config.texture_pull:
         return 0.0
+    # Without errors that repeat: what a distortion leaves may be full of them, what a network leaves is not.
+    form = replace(config.architecture, periodic_weight=0.0)
     rest, both = (
-        Selection(replace(config.architecture, texture_weight=weight), tuple(range(config.scales)), "pyramid")
-        for weight in (0.0, 1.0)
+        Selection(replace(form, texture_weight=weight), tuple(range(config.scales)), "pyramid") for weight in (0.0, 1.0)
     )
     level, distorted = examples[-1]
     of_rest = of_texture = 0.0
     for pred in distorted.split(1):
         gradients = [
             distance_and_gradient(
-                pred, level, form.levels((pred.shape[2], pred.shape[3]), form.discriminators(discriminators))
+                pred, level, seen.levels((pred.shape[2], pred.shape[3]), seen.discriminators(discriminators))
             )[1]
-            for form in (rest, both)
+            for seen in (rest, both)
         ]
         of_rest += gradients[0].norm().item()
         of_texture += (gradients[1] - gradients[0]).norm().item()

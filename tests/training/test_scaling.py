@@ -72,11 +72,11 @@ def small_examples(config):
 
 
 def gradient_norms(layers, config, examples, texture):
-    """Of the loss without its texture term, and of that term alone."""
+    """Of its differences, and of its texture term."""
     pred, target = (image.double() for image in (examples[-1].distorted[:1], examples[-1].level))
     norms = []
     for with_texture in (0.0, 1.0):
-        form = replace(config.architecture, texture_weight=texture * with_texture)
+        form = replace(config.architecture, texture_weight=texture * with_texture, periodic_weight=0.0)
         selection = Selection(form, tuple(range(config.scales)), "pyramid")
         parts = [part.double() for part in selection.discriminators(layers)]
         norms.append(distance_and_gradient(pred, target, selection.levels(pred.shape[2:], parts))[1])
