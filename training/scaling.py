@@ -7,6 +7,7 @@ loss has the size of a sum of pixel losses whatever the training was, and featur
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import geometric_mean
 from typing import NamedTuple
 
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from task_losses.architecture import DISTANCES, differences
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.weights import random_weights
 from training.config import Config
 from training.distortions import make_adversary
 from training.images import open_image, starts_and_levels
 
 DRAWS = 8  # of the distortion's strength, at each scale
+CONTROLS = 4  # draws of random weights
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
@@ -75,6 +78,22 @@ def feature_scale(
     share = config.image_share if 0 in config.taps else 0.5
     factor = of_image / of_features * (1 - share) / share
     return factor**0.5 if config.distance == "squared" else factor
+
+
+def random_scale(config: Config, examples: Sequence[Examples]) -> float:
+    """What :func:`feature_scale` is for random weights of the same shape, as the geometric mean of ``CONTROLS`` draws.
+
+    A single draw is about a tenth off it. With it ``TaskLoss(pretrained=False, like=FILE)`` makes a control whose
+    features weigh as much as the file's, without the image and the distortion.
+    """
+    factors = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(CONTROLS):
+            torch.manual_seed(seed)
+            drawn = random_weights(config.task, config.architecture)
+            layers = [drawn.layers(scale) for scale in range(config.scales)]
+            factors.append(feature_scale(layers, config, examples=examples))
+    return float(f"{geometric_mean(factors):.3g}")  # more digits would be of chance, and of the machine
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ import torch
 
 from task_losses.architecture import differences
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.weights import random_weights
 from training.config import Config
-from training.scaling import distances, feature_scale, scaled
+from training.scaling import CONTROLS, distances, examples_of, feature_scale, random_scale, scaled
 
 SMALL: dict[str, Any] = {"scales": 2, "longest_side": 48, "channels": (4,), "task": "denoise", "upscale": False}
 
@@ -60,3 +61,20 @@ def test_the_scale_of_the_critic_does_not_matter():
     layers = random_layers(config, 0.3)
     bigger = [scaled(of_scale, 5.0) for of_scale in layers]
     assert feature_scale(bigger, config) == pytest.approx(feature_scale(layers, config) / 5, rel=1e-4)
+
+
+def test_random_scale_gives_random_features_the_share_of_trained_ones():
+    config = Config(**{**SMALL, "scales": 4, "longest_side": 96, "channels": (16,)}, image_share=0.7)
+    examples = list(examples_of(config))
+    scale = random_scale(config, examples)
+    shares = []
+    for seed in range(CONTROLS, CONTROLS + 6):  # other draws than those that it was measured on
+        torch.manual_seed(seed)
+        drawn = random_weights(config.task, config.architecture)
+        layers = [scaled(drawn.layers(k), scale) for k in range(config.scales)]
+        image = features = 0.0
+        for k, of_image, of_features in distances(layers, config, examples=examples):
+            image += of_image if k == config.scales - 1 else 0
+            features += of_features
+        shares.append(image / (image + features))
+    assert sum(shares) / len(shares) == pytest.approx(0.7, abs=0.05)
