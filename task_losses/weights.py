@@ -121,12 +121,13 @@ def embedded_weights(task: str) -> Weights:
     return replace(parse_entry(data, task, entry, source=str(path)), source="embedded")
 
 
-def random_weights(task: str | None) -> Weights:
-    """Random weights in the architecture of a task's released ones, from torch's global generator.
+def random_weights(task: str | None, architecture: Architecture | None = None) -> Weights:
+    """Random weights, by default in the architecture of a task's released ones, from torch's global generator.
 
     Kaiming's initialisation for the discriminators' LeakyReLU keeps the features of all layers at one magnitude.
     """
-    architecture = Architecture() if task is None else architecture_from_dict(manifest_entry(task)["architecture"])
+    if architecture is None:
+        architecture = Architecture() if task is None else architecture_from_dict(manifest_entry(task)["architecture"])
     tensors = {}
     for name, shape in tensor_shapes(architecture).items():
         # Also inside torch.device("meta"), where big models are built, and under another default dtype.
@@ -135,6 +136,30 @@ def random_weights(task: str | None) -> Weights:
             torch.nn.init.kaiming_normal_(tensor, a=SLOPE)
         tensors[name] = tensor
     return Weights(architecture, tensors, source="random", info={"task": task})
+
+
+def control_weights(like: Weights) -> Weights:
+    """Random weights of the shape of others, as strong beside the image as these are on their training image.
+
+    The file says by how much features of such random weights are to be scaled, on average over draws: the export
+    measured it on what the critics were to tell apart. For released files the manifest may say it.
+
+    Raises:
+        ValueError: neither does, or it is no such number.
+    """
+    task = like.info.get("task")
+    entry = manifest()["weights"].get(task, {})
+    released = entry if entry.get("sha256") == like.sha256 else {}
+    scale = {**released, **like.info}.get("random_scale")
+    if type(scale) not in (int, float) or not 1e-6 <= scale <= 1e6:
+        raise ValueError(
+            f"{like.source} does not say how strong random features must be to weigh as much as its own "
+            f"(random_scale: {scale!r}); export the run again, or leave out like="
+        )
+    drawn = random_weights(task, like.architecture)
+    first = ("conv1.weight",)  # LeakyReLU lets a positive factor through, and no bias is random
+    tensors = {name: x * scale if name.endswith(first) else x for name, x in drawn.tensors.items()}
+    return replace(drawn, tensors=tensors)
 
 
 @cache

@@ -128,7 +128,7 @@ class Config(_Strengths):
     image_exponent: float = setting(2.0, "how it compares the image itself: by |difference|^exponent, from 1 to 2")
     image_share: float = setting(0.6, "share of the image itself in the loss, where 0 is among the taps")
     texture_taps: tuple[int, ...] = setting((1, 4), "layers whose strength in windows it compares; no number: none")
-    texture_pull: float = setting(0.75, "gradient of that beside the rest's, on the training image, at texture=1")
+    texture_pull: float = setting(0.75, "gradient of that beside the differences, on the training image, at texture=1")
     periods: tuple[int, ...] = setting((3, 8), "pixels; it compares errors that repeat so once more; no number: none")
     periodic_weight: float = setting(1.0, "factor of that; an error without any order counts as its mean square")
 

@@ -37,7 +37,7 @@ from training.networks import Block, Discriminator
 from training.provenance import RETIRED, ROOT
 from training.recipes import RECIPES
 from training.run_folder import RunFolder
-from training.scaling import Examples, feature_scale, scaled, texture_weight
+from training.scaling import Examples, feature_scale, random_scale, scaled, texture_weight
 
 # Largest difference between a trained network's features and the file's, relative to the features' largest value.
 TOLERANCE = 1e-4
@@ -144,6 +144,7 @@ def weight_file(trained: Trained) -> bytes:
         "image": asdict(trained.material.image),
         **({} if own is None else {"distortion": asdict(own)}),
         "feature_scale": factor,
+        "random_scale": random_scale(config, trained.examples),
         "license": "MIT",
         "code_commit": trained.origin["commit"],
         "versions": {"task_losses": task_losses.__version__, "torch": trained.origin["torch"]},

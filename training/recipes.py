@@ -12,7 +12,6 @@ from typing import Any
 # Of each built-in task: what made its released weights.
 RECIPES: dict[str, dict[str, Any]] = {
     "sr": {
-        "channels": (24,),
         "taps": (1, 4),
         "distance": "absolute",
         "image_share": 0.5,  # without effect, as 0 is not among the taps; it stands in the file

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from task_losses.files import replacing
+from task_losses.weighting import gradient_norm
 from training.bench.cost.memory import peak_memory
 from training.bench.study.data import Picture, training_batches
 from training.bench.study.restorers import make_restorer
@@ -140,8 +141,8 @@ def mixed_with_l1(loss: Loss, ratio: float, network: nn.Module, batches: Batches
     for degraded, reference in batches:
         with torch.no_grad():
             restored = network(degraded)
-        norms["l1"] += loss_and_gradient(F.l1_loss, restored, reference)[1].norm().item()
-        norms["loss"] += loss_and_gradient(loss, restored, reference)[1].norm().item()
+        norms["l1"] += gradient_norm(F.l1_loss, restored, reference)
+        norms["loss"] += gradient_norm(loss, restored, reference)
     weight = ratio * norms["l1"] / norms["loss"]
     return lambda pred, target: F.l1_loss(pred, target) + weight * loss(pred, target), weight
 
