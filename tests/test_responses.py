@@ -87,14 +87,14 @@ def test_a_loss_grows_with_its_own_distortion(task: str, names: tuple[str, ...],
 @pytest.mark.parametrize("task", LOSSES)
 @torch.no_grad()
 def test_turns_and_shifts_of_both_images_hardly_matter(task: str) -> None:
-    """The critics know up from down, but the distortion looks the same from all sides: 3 %, and 10 % for what a shift
+    """The critics know up from down, but the distortion looks the same from all sides: 5 %, and 10 % for what a shift
     by a few pixels brings into view."""
     loss = LOSSES[task]()
     images = torch.cat([photograph(name) for name in NAMES[:2]])
     changed = OWN[task](images, 10)
     value = loss(changed, images)
     for turn in (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.rot90(1, (2, 3)), lambda x: x.roll(7, 3)):
-        assert abs(loss(turn(changed), turn(images)) / value - 1) < 0.03
+        assert abs(loss(turn(changed), turn(images)) / value - 1) < 0.05
     windows = [(..., slice(at, at + 112), slice(at, at + 112)) for at in (0, 1, 5)]
     values = torch.stack([loss(changed[window], images[window]) for window in windows])
     assert values.max() / values.min() < 1.1
