@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, WeightsError
 from task_losses.weights import serialize_weights
