@@ -74,7 +74,7 @@ def gradient_norm(loss: Loss, pred: Tensor, target: Tensor) -> float:
         gradient = torch.autograd.grad(value.mean(), image, allow_unused=True)[0] if value.requires_grad else None
     if gradient is None:
         raise ValueError("a loss does not depend on pred: its result has no gradient; is it computed under no_grad()?")
-    return gradient.norm().item()
+    return float(gradient.norm())
 
 
 def _precise(x: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def control_weights(like: Weights) -> Weights:
     entry = manifest()["weights"].get(task, {})
     released = entry if entry.get("sha256") == like.sha256 else {}
     scale = {**released, **like.info}.get("random_scale")
-    if type(scale) not in (int, float) or not 1e-6 <= scale <= 1e6:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1e-6 <= scale <= 1e6:
         raise ValueError(
             f"{like.source} does not say how strong random features must be to weigh as much as its own "
             f"(random_scale: {scale!r}); export the run again, or leave out like="

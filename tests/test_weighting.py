@@ -22,7 +22,7 @@ def pair() -> tuple[Tensor, Tensor]:
 def norm(loss: Callable[[Tensor, Tensor], Tensor], pred: Tensor, target: Tensor) -> float:
     image = pred.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(image, target), image)
-    return gradient.norm().item()
+    return float(gradient.norm())
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -69,8 +69,8 @@ def test_nothing_is_left_behind(pair: tuple[Tensor, Tensor]) -> None:
 def test_it_works_where_no_gradient_is_recorded(mode: Callable[[], object], pair: tuple[Tensor, Tensor]) -> None:
     expected = weight_for(JPEGLoss(), *pair)
     with mode():  # type: ignore[attr-defined]
-        made = [x * 1 for x in pair]
-        assert weight_for(JPEGLoss(), *made) == pytest.approx(expected, rel=1e-6)
+        pred, target = (x * 1 for x in pair)
+        assert weight_for(JPEGLoss(), pred, target) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

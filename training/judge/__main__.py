@@ -144,9 +144,9 @@ def _recognition_in_words(found: Recognition, photographs: int) -> str:
     released = ", ".join(f"{name} {share:.0%}" for name, share in found.released.items())
     return (
         f"On {photographs} photographs that they never saw the critics tell true from distorted in "
-        f"{found.share.mean:.0%} of pairs ({found.share.low:.0%} to {found.share.high:.0%}). Chance is 50 %; {CONTROLS} "
-        f"draws of random critics have {min(found.random):.0%} to {max(found.random):.0%}; the released losses: "
-        f"{released}."
+        f"{found.share.mean:.0%} of pairs ({found.share.low:.0%} to {found.share.high:.0%}). Chance is 50 %; "
+        f"{CONTROLS} draws of random critics have {min(found.random):.0%} to {max(found.random):.0%}; the released "
+        f"losses: {released}."
     )
 
 
@@ -174,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         subject = open_subject(options.what, given_settings(options, OF_DISTORTION), options.trust)
         folder = options.out or subject.folder
+        folder.mkdir(parents=True, exist_ok=True)
         trained_on = subject.loss.weights_info.get("image", {}).get("sha256")
         photographs = open_photographs(options.images, trained_on, subject.config)
         recipe = replace(RECIPE, steps=options.steps, start_steps=options.start_steps)
@@ -214,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=SEEDS, help=f"networks with each loss [{SEEDS}]")
     add("--steps", type=int, default=RECIPE.steps, help=f"steps of each network [{RECIPE.steps}]")
     add("--start-steps", type=int, default=RECIPE.start_steps, help=f"L1 steps before them [{RECIPE.start_steps}]")
-    add_flags(parser.add_argument_group("the distortion, where the file's is not meant"), OF_DISTORTION)
+    add_flags(parser, OF_DISTORTION)
     return parser
 
 

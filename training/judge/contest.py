@@ -172,13 +172,17 @@ def control(own: TaskLoss, seed: int) -> TaskLoss:
         return TaskLoss(pretrained=False, like=own)
 
 
+def _always(loss: TaskLoss, seed: int) -> TaskLoss:
+    return loss
+
+
 def rivals(own: TaskLoss, nearest: TaskLoss | None) -> list[Rival]:
     """L1, MSE, and with each of ``PULLS`` the loss, random weights of its shape, and a released loss."""
 
     found = [Rival(L1, None, L1, lambda seed: F.l1_loss), Rival(MSE, None, MSE, lambda seed: F.mse_loss)]
     for pull in PULLS:
-        found.append(Rival(OWN, pull, str(own.weights_sha256), lambda seed: own))
+        found.append(Rival(OWN, pull, str(own.weights_sha256), partial(_always, own)))
         found.append(Rival(RANDOM, pull, f"random like {own.weights_sha256}", partial(control, own)))
         if nearest is not None:
-            found.append(Rival(NEAREST, pull, str(nearest.weights_sha256), lambda seed, loss=nearest: loss))
+            found.append(Rival(NEAREST, pull, str(nearest.weights_sha256), partial(_always, nearest)))
     return found

@@ -58,7 +58,8 @@ def open_photographs(folder: Path | None, trained_on: str | None, config: Config
         ImportError: see :func:`training.images.open_image`.
     """
     names = [f"skimage:{name}" for name in SKIMAGE_LICENCES] if folder is None else map(str, pictures_in(folder))
-    seen, others = [], []
+    seen: list[Picture] = []
+    others: list[Picture] = []
     for name in list(names)[:MOST]:
         image, source = open_image(name)
         picture = Picture(source.name.removeprefix("skimage:"), _reduced(image, max(LONGEST, config.longest_side)))

@@ -77,7 +77,7 @@ def challenges(config: Config, image: Tensor) -> Iterator[Challenge]:
 @torch.no_grad()
 def share_recognised(loss: TaskLoss, asked: Sequence[Challenge]) -> float:
     """Share of challenges in which the true level scores higher. Critics of fewer scales are asked less."""
-    known = []
+    known: list[bool] = []
     for down, *pair in asked:
         if down < len(loss.discriminators):
             layers = loss.discriminators[len(loss.discriminators) - 1 - down].layers()  # type: ignore[operator]
