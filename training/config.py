@@ -22,7 +22,13 @@ KERNELS = ("auto", "triton", "native", "reference", "autograd")
 INDIFFERENT = ("checkpoint_every", "device", "threads", "kernels", "command_seconds")
 
 # What a run did before there were settings for it: files of older versions do not name these.
-BEFORE = {"objective": "wgan-gp", "spectral_norm": False, "image_exponent": 2.0}
+BEFORE = {
+    "objective": "wgan-gp",
+    "spectral_norm": False,
+    "image_exponent": 2.0,
+    "texture_taps": (),
+    "periods": (),
+}
 
 
 def setting(default: Any, text: str, section: str | None = None, choices: Sequence[str] | None = None) -> Any:
@@ -120,6 +126,10 @@ class Config(_Strengths):
     distance: str = setting("squared", "how it compares them: by such differences", choices=tuple(DISTANCES))
     image_exponent: float = setting(2.0, "how it compares the image itself: by |difference|^exponent, from 1 to 2")
     image_share: float = setting(0.6, "share of the image itself in the loss, where 0 is among the taps")
+    texture_taps: tuple[int, ...] = setting((1, 4), "layers whose strength in windows it compares; no number: none")
+    texture_pull: float = setting(0.75, "gradient of that beside the differences, on the training image, at texture=1")
+    periods: tuple[int, ...] = setting((3, 8), "pixels; it compares errors that repeat so once more; no number: none")
+    periodic_weight: float = setting(1.0, "factor of that; an error without any order counts as its mean square")
 
     steps: int = setting(200, "steps per scale", "how they are trained")
     generator: bool = setting(False, "the paper's adversary; without it the distorted level itself is the fake")
@@ -190,6 +200,7 @@ class Config(_Strengths):
                 self.wiener != 0 and (self.wiener < 0 or self.wiener % 2 == 0),
                 f"wiener must be an odd number of pixels, or 0 for no filter, got {self.wiener}",
             ),
+            (self.texture_pull < 0, f"texture-pull must not be negative, got {self.texture_pull}"),
             (not 0 < self.image_share < 1, f"image-share must lie between 0 and 1, got {self.image_share}"),
             (self.threads < 0, f"threads must be at least 1, or 0 for as many as possible, got {self.threads}"),
             (self.kernels not in KERNELS, f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}"),
@@ -248,6 +259,9 @@ class Config(_Strengths):
             taps=self.taps,
             distance=self.distance,
             image_exponent=self.image_exponent,
+            texture_taps=self.texture_taps,
+            periods=self.periods,
+            periodic_weight=self.periodic_weight,
         )
 
     @property
@@ -292,7 +306,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = Non
         elif isinstance(entry.default, tuple):
             several = hints[entry.name] in (tuple[int, ...], tuple[float, ...])
             kind = type(entry.default[0]) if entry.default else float
-            count = "+" if several else len(entry.default)
+            count = "*" if several else len(entry.default)  # none at all is a value too
             section.add_argument(flag, type=kind, nargs=count, metavar="N", default=None, help=text)
         else:
             kind, choices = type(entry.default), entry.metadata["choices"]

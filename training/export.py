@@ -37,7 +37,7 @@ from training.networks import Block, Discriminator
 from training.provenance import RETIRED, ROOT
 from training.recipes import RECIPES
 from training.run_folder import RunFolder
-from training.scaling import Examples, feature_scale, random_scale, scaled
+from training.scaling import Examples, feature_scale, random_scale, scaled, texture_weight
 
 # Largest difference between a trained network's features and the file's, relative to the features' largest value.
 TOLERANCE = 1e-4
@@ -62,7 +62,16 @@ class Trained:
 
 
 # Settings that say how the loss compares, not how its critics are trained.
-FORM = ("taps", "distance", "image_exponent", "image_share")
+FORM = (
+    "taps",
+    "distance",
+    "image_exponent",
+    "image_share",
+    "texture_taps",
+    "texture_pull",
+    "periods",
+    "periodic_weight",
+)
 
 
 def open_run(folder: RunFolder, form: Mapping[str, Any] | None = None) -> Trained:
@@ -126,7 +135,8 @@ def weight_file(trained: Trained) -> bytes:
     config = trained.config
     folded = [fold(discriminator, config.input_range) for discriminator in trained.discriminators]
     factor = feature_scale(folded, config, examples=trained.examples)
-    tensors = named_layers(scaled(layers, factor) for layers in folded)
+    discriminators = [scaled(layers, factor) for layers in folded]
+    architecture = replace(config.architecture, texture_weight=texture_weight(discriminators, config, trained.examples))
     own = trained.material.distortion
     info = {
         "task": config.task,
@@ -139,7 +149,7 @@ def weight_file(trained: Trained) -> bytes:
         "code_commit": trained.origin["commit"],
         "versions": {"task_losses": task_losses.__version__, "torch": trained.origin["torch"]},
     }
-    return serialize_weights(tensors, config.architecture, info)
+    return serialize_weights(named_layers(discriminators), architecture, info)
 
 
 @torch.no_grad()

@@ -12,10 +12,10 @@ from typing import Any
 # Of each built-in task: what made its released weights.
 RECIPES: dict[str, dict[str, Any]] = {
     "sr": {
-        "channels": (24,),
         "taps": (1, 4),
         "distance": "absolute",
         "image_share": 0.5,  # without effect, as 0 is not among the taps; it stands in the file
+        "texture_pull": 0.3,
         "upscale": True,
         "wiener": 0,
         "steps": 100,
@@ -31,6 +31,8 @@ PAPER: dict[str, Any] = {
     "longest_side": 250,
     "channels": (32, 32, 32, 32, 64, 64, 64, 64),
     "taps": (1, 4, 5),
+    "texture_taps": (),
+    "periods": (),
     "generator": True,
     "upscale": True,
     "wiener": 0,

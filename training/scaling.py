@@ -7,6 +7,7 @@ loss has the size of a sum of pixel losses whatever the training was, and featur
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from statistics import geometric_mean
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from task_losses.architecture import DISTANCES, differences
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.distance import distance_and_gradient
+from task_losses.levels import Selection
 from task_losses.weights import random_weights
 from training.config import Config
 from training.distortions import make_adversary
@@ -94,6 +97,41 @@ def random_scale(config: Config, examples: Sequence[Examples]) -> float:
             layers = [drawn.layers(scale) for scale in range(config.scales)]
             factors.append(feature_scale(layers, config, examples=examples))
     return float(f"{geometric_mean(factors):.3g}")  # more digits would be of chance, and of the machine
+
+
+@torch.no_grad()
+def texture_weight(discriminators: Sequence[Layers], config: Config, examples: Sequence[Examples]) -> float:
+    """The texture term's factor that gives it its pull on the training image.
+
+    Its gradient by the image then has ``texture_pull`` times the norm of the gradient by all differences, those of
+    the image and of features, summed over the examples of the finest scale.
+
+    Args:
+        discriminators: layers of each scale, scaled.
+        examples: of each scale.
+
+    Returns:
+        0 where there is no such term, or the image is too small for a window.
+    """
+    if not config.texture_taps or not config.texture_pull:
+        return 0.0
+    # Without errors that repeat: what a distortion leaves may be full of them, what a network leaves is not.
+    form = replace(config.architecture, periodic_weight=0.0)
+    rest, both = (
+        Selection(replace(form, texture_weight=weight), tuple(range(config.scales)), "pyramid") for weight in (0.0, 1.0)
+    )
+    level, distorted = examples[-1]
+    of_rest = of_texture = 0.0
+    for pred in distorted.split(1):
+        gradients = [
+            distance_and_gradient(
+                pred, level, seen.levels((pred.shape[2], pred.shape[3]), seen.discriminators(discriminators))
+            )[1]
+            for seen in (rest, both)
+        ]
+        of_rest += gradients[0].norm().item()
+        of_texture += (gradients[1] - gradients[0]).norm().item()
+    return config.texture_pull * of_rest / of_texture if of_texture else 0.0
 
 
 @torch.no_grad()
