@@ -36,7 +36,7 @@ from training.bench.study.restoration import short_hash
 from training.config import STRENGTHS, add_flags, given_settings
 from training.images import labelled
 from training.judge.contest import L1, OWN, PULLS, RANDOM, RECIPE, SEEDS, Arena, Rival, control, rivals
-from training.judge.photographs import Photographs, open_photographs, test_pairs, training_pairs
+from training.judge.photographs import Photographs, open_photographs, tested_crops, training_pairs
 from training.judge.subject import Subject, open_subject
 from training.judge.verdict import compare, names, rendered, sentence
 from training.provenance import machine
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arena = Arena(
             recipe,
             training_pairs(photographs.training, subject.config),
-            test_pairs(photographs.unseen, subject.config),
+            tested_crops(photographs.unseen, subject.config),
             ("psnr", *options.metrics),
             subject.distortion,
             folder,
