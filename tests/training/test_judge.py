@@ -18,9 +18,9 @@ from training.bench.ablation.recognition import challenges, share_recognised
 from training.bench.report.bootstrap import Interval, Scores
 from training.config import Config
 from training.judge.__main__ import main
-from training.judge.photographs import degraded, open_photographs, tested_crops, training_pairs
+from training.judge.photographs import crops_to_restore, degraded, open_photographs, training_pairs
 from training.judge.subject import open_subject
-from training.judge.verdict import ALIKE, BETTER, WORSE, Comparison, compare, sentence
+from training.judge.verdict import ALIKE, BETTER, TRADE, WORSE, Comparison, compare, sentence
 from training.run_folder import RunFolder
 
 QUICK = ["--seeds", "1", "--steps", "2", "--start-steps", "2"]
@@ -116,7 +116,9 @@ class TestPhotographs:
             first, second = pair.image.chunk(2, dim=1)
             assert (first - second).std().item() == pytest.approx(5 / 255, rel=0.05)
         for (first, second), again in zip(
-            tested_crops(found.unseen, config).values(), tested_crops(found.unseen, config).values(), strict=True
+            crops_to_restore(found.unseen, config).values(),
+            crops_to_restore(found.unseen, config).values(),
+            strict=True,
         ):
             assert (first - second).std().item() == pytest.approx(5 / 255, rel=0.05)
             assert torch.equal(first, again[0])
@@ -167,7 +169,7 @@ class TestVerdict:
             (0.01, 0, BETTER),
             (-0.01, 0, WORSE),
             (0, 0, ALIKE),
-            (0.01, -0.2, ALIKE),
+            (0.01, -0.2, TRADE),
             (0.01, -0.04, BETTER),
             (0, -1, WORSE),
         ],
@@ -208,13 +210,15 @@ class TestVerdict:
             (SURE, "bbwb", r"^Not worth using: random weights of its shape did better"),
             (SURE, "bbba", r"^Worth using where JPEGLoss cannot be: .* as good"),
             (SURE, "bbbw", r"^Worth using where JPEGLoss cannot be: .* better, though"),
+            (SURE, "bbtb", r"^Worth using where SSIM counts more than PSNR: .* against random weights of its shape\.$"),
+            (SURE, "bwtb", r"^Not worth using: MSE did better, though"),
             (SURE, "aaaa", r"^No case for using it"),
         ],
     )
     def test_sentence_is_what_the_outcomes_say(self, recognised: Interval, outcomes: str, says: str) -> None:
-        ssim = {"b": 0.01, "a": 0.0, "w": -0.01}
+        ssim = {"b": 0.01, "a": 0.0, "w": -0.01, "t": 0.01}
         met = [
-            self.against(name, ssim=ssim[letter])
+            self.against(name, ssim=ssim[letter], psnr=-0.2 if letter == "t" else 0)
             for name, letter in zip(["l1", "mse", "random", "nearest"], outcomes, strict=True)
         ]
         assert re.search(says, sentence(recognised, met, "JPEGLoss"))

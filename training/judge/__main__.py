@@ -31,16 +31,17 @@ from training.bench.ablation.recognition import challenges, share_recognised
 from training.bench.report.bootstrap import Interval, Scores, paired_difference
 from training.bench.study.cells import write_json
 from training.bench.study.data import Picture
-from training.bench.study.metrics import METRICS
+from training.bench.study.metrics import METRICS, load_metrics
 from training.bench.study.restoration import short_hash
 from training.config import STRENGTHS, add_flags, given_settings
 from training.images import labelled
-from training.judge.contest import L1, OWN, PULLS, RANDOM, RECIPE, SEEDS, Arena, Rival, control, rivals
-from training.judge.photographs import Photographs, open_photographs, tested_crops, training_pairs
+from training.judge.contest import INPUT, L1, OWN, PULLS, RANDOM, RECIPE, SEEDS, Arena, Rival, control, rivals
+from training.judge.photographs import Photographs, crops_to_restore, open_photographs, training_pairs
 from training.judge.subject import Subject, open_subject
 from training.judge.verdict import compare, names, rendered, sentence
 from training.provenance import machine
 
+BESIDE_PSNR = ["ssim", "gmsd", "stlpips"]
 CONTROLS = 4  # draws of random critics, whose recognition is luck
 OF_DISTORTION = ("distortion", "distortion_weights", "command_seconds", *STRENGTHS)
 
@@ -68,6 +69,9 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
     released = {kind.__name__: kind for kind in LOSSES.values()}
     contenders = rivals(subject.loss, released[nearest]() if nearest else None)
     results: dict[tuple[str, float | None], dict[str, dict[tuple[int, str], float]]] = {}
+    results[INPUT, None] = {
+        metric: {(0, crop): score for crop, score in scores.items()} for metric, scores in arena.untouched().items()
+    }
     weights = []
     done, begun = 0, time.monotonic()
     for rival in contenders:
@@ -181,8 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arena = Arena(
             recipe,
             training_pairs(photographs.training, subject.config),
-            tested_crops(photographs.unseen, subject.config),
-            ("psnr", *options.metrics),
+            crops_to_restore(photographs.unseen, subject.config),
+            tuple(load_metrics(["psnr", *options.metrics])),  # those that are installed
             subject.distortion,
             folder,
         )
@@ -209,9 +213,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=Path, metavar="DIR", help="photographs, two at least; default: those of scikit-image")
     add("--out", type=Path, metavar="DIR", help="where results go [RUN/judge, or FILE.judge]")
     add("--trust", action="store_true", help="run the shell command or import the module that the weight file names")
-    add(
-        "--metrics", nargs="+", choices=[m for m in METRICS if m != "psnr"], default=["ssim"], help="beside PSNR [ssim]"
-    )
+    others, default = [name for name in METRICS if name != "psnr"], " ".join(BESIDE_PSNR)
+    add("--metrics", nargs="+", choices=others, default=BESIDE_PSNR, help=f"beside PSNR, where installed [{default}]")
     add("--seeds", type=int, default=SEEDS, help=f"networks with each loss [{SEEDS}]")
     add("--steps", type=int, default=RECIPE.steps, help=f"steps of each network [{RECIPE.steps}]")
     add("--start-steps", type=int, default=RECIPE.start_steps, help=f"L1 steps before them [{RECIPE.start_steps}]")

@@ -38,7 +38,7 @@ from training.bench.study.restorers import make_restorer
 RECIPE = Recipe(width=24, depth=4, start_steps=600, steps=150)
 SEEDS = 2
 PULLS = (1.0, 3.0)  # how hard a loss pulls beside L1
-OWN, RANDOM, NEAREST, L1, MSE = "own", "random", "nearest", "l1", "mse"
+OWN, RANDOM, NEAREST, L1, MSE, INPUT = "own", "random", "nearest", "l1", "mse", "input"
 PROBES = 4  # batches on which pulls are measured
 
 
@@ -155,6 +155,10 @@ class Arena:
         for _ in train(network, loss, bar, self.recipe.steps, self.recipe.lr):
             pass
         return weight
+
+    def untouched(self) -> dict[str, dict[str, float]]:
+        """Scores of the degraded crops themselves: metric -> crop -> score."""
+        return self._measured(nn.Identity(), self.metrics)
 
     def _measured(self, network: nn.Module, names: Sequence[str]) -> dict[str, dict[str, float]]:
         scores = load_metrics(names)

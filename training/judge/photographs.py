@@ -111,7 +111,7 @@ def training_pairs(photographs: Sequence[Picture], config: Config) -> list[Pictu
     return pairs
 
 
-def tested_crops(photographs: Sequence[Picture], config: Config) -> dict[str, tuple[Tensor, Tensor]]:
+def crops_to_restore(photographs: Sequence[Picture], config: Config) -> dict[str, tuple[Tensor, Tensor]]:
     """Crops by name: degraded, with the strengths of :data:`LEVELS` draws in turn, and reference."""
     draws = torch.Generator().manual_seed(config.seed + 1)
     pairs = {}

@@ -9,11 +9,11 @@ from statistics import mean
 from training.bench.markdown import table
 from training.bench.report.bootstrap import Interval, Scores, front_difference, paired_difference
 from training.bench.study.metrics import METRICS
-from training.judge.contest import L1, MSE, NEAREST, OWN, RANDOM
+from training.judge.contest import INPUT, L1, MSE, NEAREST, OWN, RANDOM
 
 AXIS = "psnr"
 EQUAL = 0.05  # dB of PSNR that count as equal
-BETTER, WORSE, ALIKE = "better", "worse", "alike"
+BETTER, WORSE, ALIKE, TRADE = "better", "worse", "alike", "better and worse"
 
 Results = Mapping[tuple[str, float | None], Mapping[str, Scores]]  # (name, pull) -> metric -> scores
 
@@ -32,16 +32,23 @@ class Comparison:
     at_equal: bool
 
     @property
-    def outcome(self) -> str:
-        """Certain where an interval excludes zero. PSNR may be worse by ``EQUAL``."""
-        advantages = [_advantage(metric, found) for metric, found in self.differences.items()]
-        lost = [
-            found
+    def won(self) -> list[str]:
+        """Metrics by which the loss is certainly better: their interval excludes zero."""
+        return [metric for metric, found in self.differences.items() if _advantage(metric, found).low > 0]
+
+    @property
+    def lost(self) -> list[str]:
+        """Metrics by which it is certainly worse. PSNR may be worse by ``EQUAL``."""
+        allowed = {AXIS: EQUAL}
+        return [
+            metric
             for metric, found in self.differences.items()
-            if _advantage(metric, found).high < (-EQUAL if metric == AXIS else 0)
+            if _advantage(metric, found).high < -allowed.get(metric, 0.0)
         ]
-        won = any(found.low > 0 for found in advantages)
-        return WORSE if lost and not won else BETTER if won and not lost else ALIKE
+
+    @property
+    def outcome(self) -> str:
+        return (TRADE if self.lost else BETTER) if self.won else (WORSE if self.lost else ALIKE)
 
 
 def _advantage(metric: str, found: Interval) -> Interval:
@@ -96,26 +103,39 @@ def sentence(recognised: Interval, comparisons: Sequence[Comparison], nearest: s
             "of pairs, which is not certainly more than chance."
         )
     behind = [name for name, outcome in outcomes.items() if outcome == WORSE]
+    traded = [comparison for comparison in comparisons if comparison.outcome == TRADE]
     level = [name for name, outcome in outcomes.items() if outcome == ALIKE]
     ahead = [called[name] for name, outcome in outcomes.items() if outcome == BETTER]
-    if not behind and not level:
+    if not behind and not level and not traded:
         return f"Worth using: it recognises its distortion, and is better than {_listed(ahead)}."
-    won = f", though it is better than {_listed(ahead)}" if ahead else ""
+    if not behind and not level:
+        won, lost = (
+            [METRICS[m].title for m in dict.fromkeys(metric for c in traded for metric in getattr(c, side))]
+            for side in ("won", "lost")
+        )
+        return (
+            f"Worth using where {_listed(won)} {_verb(won)} more than {_listed(lost)}: it gains the one and pays with the "
+            f"other, against {_listed([called[c.against] for c in traded])}."
+        )
+    though = f", though it is better than {_listed(ahead)}" if ahead else ""
     if set(behind + level) == {NEAREST}:
         word = "better" if behind else "as good, as far as this can tell"
-        return f"Worth using where {nearest} cannot be: {nearest}, which is there already, is {word}{won}."
+        return f"Worth using where {nearest} cannot be: {nearest}, which is there already, is {word}{though}."
     if behind:
-        return f"Not worth using: {_listed([called[name] for name in behind])} did better{won}."
+        return f"Not worth using: {_listed([called[name] for name in behind])} did better{though}."
     return (
         f"No case for using it: it recognises its distortion, but is not certainly better than "
-        f"{_listed([called[name] for name in level])}{won}."
+        f"{_listed([called[name] for name in level])}{though}."
     )
+
+
+def _verb(words: Sequence[str]) -> str:
+    return "counts" if len(words) == 1 else "count"
 
 
 def _listed(words: Sequence[str]) -> str:
-    return (
-        " and ".join(", ".join(words).rsplit(", ", 1)) if len(words) < 3 else f"{', '.join(words[:-1])} and {words[-1]}"
-    )
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def shown(metric: str, found: Interval | None) -> str:
@@ -128,7 +148,7 @@ def shown(metric: str, found: Interval | None) -> str:
 def rendered(results: Results, comparisons: Sequence[Comparison], nearest: str | None) -> str:
     """A table of means, and one of differences."""
     metrics = list(next(iter(results.values())))
-    called = {**names(nearest), OWN: "this loss"}
+    called = {**names(nearest), OWN: "this loss", INPUT: "nothing: the degraded crops"}
     titles = [
         METRICS[metric].title + ("" if METRICS[metric].higher_is_better else ", lower is better") for metric in metrics
     ]
