@@ -114,8 +114,8 @@ def sentence(recognised: Interval, comparisons: Sequence[Comparison], nearest: s
             for side in ("won", "lost")
         )
         return (
-            f"Worth using where {_listed(won)} {_verb(won)} more than {_listed(lost)}: it gains the one and pays with the "
-            f"other, against {_listed([called[c.against] for c in traded])}."
+            f"Worth using where {_listed(won)} {_verb(won)} more than {_listed(lost)}: against "
+            f"{_listed([called[c.against] for c in traded])} it gains the one and pays with the other."
         )
     though = f", though it is better than {_listed(ahead)}" if ahead else ""
     if set(behind + level) == {NEAREST}:
