@@ -1,4 +1,4 @@
-"""How hard a loss pulls: the size of its gradient by the restored images, and the weight that makes two equal."""
+"""How hard a loss pulls, by the size of its gradient, and the weight at which two losses pull alike."""
 
 from __future__ import annotations
 
