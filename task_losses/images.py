@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 CHANNELS = ("rgb", "per_channel")
-LEAST_SIDE = 11  # pixels: a shorter one is no height and no width of an image
-MOST_CHANNELS_LAST = 4  # that a last dimension may hold to be taken for channels
+MOST_CHANNELS_LAST = 4  # which a last dimension may hold: no discriminator sees so narrow an image
 
 
 def check_pair(pred: Tensor, target: Tensor, channels: str) -> None:
@@ -90,7 +89,7 @@ def _check_shape(name: str, image: Tensor, channels: str) -> None:
             f"{name} must be (N, C, H, W), an image (C, H, W) or video (N, T, C, H, W), got shape {shape}{hint}"
         )
     count = shape[-3]
-    if shape[-1] <= MOST_CHANNELS_LAST and min(shape[-3], shape[-2]) >= LEAST_SIDE:
+    if shape[-1] <= MOST_CHANNELS_LAST < min(shape[-3], shape[-2]):
         raise ValueError(
             f"{name} has its channels last, {_with_channels_last(rank)}: got shape {shape}; put them before height and "
             f"width with {name}.permute({_channels_first(rank)})"
@@ -163,8 +162,8 @@ def to_leading(of_batch: Tensor, like: Tensor, channels: str) -> Tensor:
     """From (B, ...) back to the leading dimensions of ``like``; the mean over channels for ``"per_channel"``."""
     leading = like.shape[:-3]
     if channels == "per_channel":
-        return of_batch.reshape(*leading, like.shape[-3], *of_batch.shape[1:]).mean(dim=len(leading))
-    return of_batch if like.ndim == 4 else of_batch.reshape(*leading, *of_batch.shape[1:])
+        return of_batch.reshape((*leading, like.shape[-3], *of_batch.shape[1:])).mean(dim=len(leading))
+    return of_batch if like.ndim == 4 else of_batch.reshape((*leading, *of_batch.shape[1:]))
 
 
 def mask_to_batch(mask: Tensor, like: Tensor, channels: str) -> Tensor:

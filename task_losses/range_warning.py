@@ -17,6 +17,7 @@ def can_be_read(image: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and image.device.type == "cpu"
         and type(image) in (Tensor, nn.Parameter)
+        and image.numel() > 0
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
