@@ -3,6 +3,9 @@
 Each term is a mean over what it compares, zero where two maps agree and never below. It comes in three forms: the
 ``distance`` in operations that autograd can differentiate any number of times, the same with its derivative written
 out, and a ``map`` of where it comes from, which has the distance as its mean.
+
+With weights for the elements of the maps, (N, 1, H, W), a distance is the mean of that map times the weights. So a
+window counts by the mean of the weights inside. Derivatives are by the maps, never by weights.
 """
 
 from __future__ import annotations
@@ -25,11 +28,11 @@ WINDOW = 2 * BLOCK
 class Term(Protocol):
     """A comparison of two maps (N, C, H, W), an image's or a layer's."""
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+    def distance(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         """(N,), by plain operations."""
 
     def distance_and_derivative(
-        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """``weight`` times the distance, (N,), and that one's derivative by ``x``. Without gradient recording.
 
@@ -49,8 +52,8 @@ class Difference(NamedTuple):
 
     exponent: float
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._size(x - y).mean(dim=(1, 2, 3))
+    def distance(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        return _mean(self._size(x - y), weights)
 
     def _size(self, difference: Tensor) -> Tensor:
         if self.exponent == 2:
@@ -62,19 +65,25 @@ class Difference(NamedTuple):
         return torch.expm1(self.exponent / 2 * relative) * float(SMOOTHING**self.exponent)
 
     def distance_and_derivative(
-        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         difference = x - y
         share = weight / difference[0].numel()
-        if self.exponent == 2:
+        if weights is not None:
+            distance = _mean(self._size(difference), weights) * weight
+        elif self.exponent == 2:
             distance = torch.linalg.vector_norm(difference, dim=(1, 2, 3)).square() * share
         elif self.exponent == 1:
             distance = torch.linalg.vector_norm(difference, ord=1, dim=(1, 2, 3)) * share
-            difference.sign_()
         else:
             distance = self._size(difference).mean(dim=(1, 2, 3)) * weight
+        if self.exponent == 1:
+            difference.sign_()
+        elif self.exponent != 2:
             smoothed = difference.square() + SMOOTHING**2
             difference.mul_(smoothed.pow_(self.exponent / 2 - 1))
+        if weights is not None:
+            difference.mul_(weights)
         factor = self.exponent * share
         return distance, difference.mul_(factor) if into is None else into.add_(difference, alpha=factor)
 
@@ -95,23 +104,28 @@ class Texture(NamedTuple):
 
     exponent: float
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+    def distance(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         if not self.fits((x.shape[2], x.shape[3])):
             return x.new_zeros(len(x))
-        return self._of_windows(x, y).mean(dim=(1, 2, 3))
+        return _mean(self._of_windows(x, y), self._window_weights(weights))
 
     def _of_windows(self, x: Tensor, y: Tensor) -> Tensor:
         difference = strength(x)[0] - strength(y)[0]
         return difference.square() if self.exponent == 2 else difference.abs()
 
+    def _window_weights(self, weights: Tensor | None) -> Tensor | None:
+        return None if weights is None else window_means(weights)
+
     def distance_and_derivative(
-        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.zeros_like(x) if into is None else into
         if not self.fits((x.shape[2], x.shape[3])):
             return x.new_zeros(len(x)), gradient
         (of_x, mean), (of_y, _) = strength(x), strength(y)
-        distance, by_strength = Difference(self.exponent).distance_and_derivative(of_x, of_y, weight)
+        distance, by_strength = Difference(self.exponent).distance_and_derivative(
+            of_x, of_y, weight, weights=self._window_weights(weights)
+        )
         add_by_strength(gradient, by_strength, x, of_x, mean)
         return distance, gradient
 
@@ -136,10 +150,10 @@ class Periodic(NamedTuple):
 
     period: int
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+    def distance(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         if not self.fits((x.shape[2], x.shape[3])):
             return x.new_zeros(len(x))
-        return window_means(self._tiles(x - y)).square().mean(dim=(1, 2, 3)) * WINDOW**2
+        return _mean(window_means(self._tiles(x - y)).square(), self._window_weights(weights)) * WINDOW**2
 
     def _tiles(self, difference: Tensor) -> Tensor:
         """(N, C p^2, H // p, W // p): a channel for each pixel of a tile."""
@@ -148,15 +162,23 @@ class Periodic(NamedTuple):
         tiles = F.unfold(difference, self.period, stride=self.period)
         return tiles.view(count, channels * self.period**2, height // self.period, width // self.period)
 
+    def _window_weights(self, weights: Tensor | None) -> Tensor | None:
+        return None if weights is None else window_means(F.avg_pool2d(weights, self.period))
+
     def distance_and_derivative(
-        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None
+        self, x: Tensor, y: Tensor, weight: float, into: Tensor | None = None, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.zeros_like(x) if into is None else into
         if not self.fits((x.shape[2], x.shape[3])):
             return x.new_zeros(len(x)), gradient
         means = window_means(self._tiles(x - y))
         share = weight * WINDOW**2 / means[0].numel()
-        distance = torch.linalg.vector_norm(means, dim=(1, 2, 3)).square() * share
+        of_windows = self._window_weights(weights)
+        if of_windows is None:
+            distance = torch.linalg.vector_norm(means, dim=(1, 2, 3)).square() * share
+        else:
+            distance = _mean(means.square(), of_windows) * (weight * WINDOW**2)
+            means.mul_(of_windows)
         blocks = F.pixel_shuffle(to_blocks(means.mul_(2 * share)), self.period)
         count, channels = x.shape[:2]
         height, width = (side // self.period for side in blocks.shape[2:])
@@ -177,6 +199,11 @@ class Periodic(NamedTuple):
 
     def fits(self, size: tuple[int, int]) -> bool:
         return min(size) >= WINDOW * self.period
+
+
+def _mean(of_elements: Tensor, weights: Tensor | None) -> Tensor:
+    """(N,): the mean over elements, each times its weight."""
+    return (of_elements if weights is None else of_elements * weights).mean(dim=(1, 2, 3))
 
 
 def window_means(x: Tensor) -> Tensor:
