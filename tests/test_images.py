@@ -78,8 +78,8 @@ def some_mask(*shape: int, seed: int = 1) -> Tensor:
     return mask
 
 
-def gradient(loss: TaskLoss, *images: Tensor | None) -> Tensor:
-    return torch.autograd.grad(loss(*images).sum(), images[0])[0]
+def gradient(loss: TaskLoss, pred: Tensor, *others: Tensor | None) -> Tensor:
+    return torch.autograd.grad(loss(pred, *others).sum(), pred)[0]
 
 
 class TestShapes:
@@ -193,8 +193,8 @@ class TestFeatures:
         total = torch.zeros(2, dtype=torch.float64)
         for scale in x:
             for layer in x[scale]:
-                size = tuple(side + 2 * layer for side in x[scale][layer].shape[-2:])
-                weights = torch.nn.functional.avg_pool2d(resize_area(mask, size), 2 * layer + 1, 1)
+                height, width = (side + 2 * layer for side in x[scale][layer].shape[-2:])
+                weights = torch.nn.functional.avg_pool2d(resize_area(mask, (height, width)), 2 * layer + 1, 1)
                 squares = (x[scale][layer] - y[scale][layer]).square()
                 total += (squares * weights).mean(dim=(1, 2, 3)) / mask.mean(dim=(1, 2, 3))
         torch.testing.assert_close(total, loss(pred, target, mask if masked else None))
