@@ -3,8 +3,8 @@
     python -m training.bench.cost.large                      # prints the table
     python -m training.bench.cost.large --json results.json  # and keeps the figures
 
-Each figure is a process of its own, as in ``speed``. A step that would take more than half of this machine's free memory is
-left out. Memory grows with the pixels, so the limits are from the bytes a pixel of the largest image measured: an estimate.
+Each figure is a process of its own, as in ``speed``. A step that would take more than half of the free memory is left
+out. Memory grows with the pixels: limits follow from the bytes a pixel of the largest image measured, an estimate.
 """
 
 from __future__ import annotations
