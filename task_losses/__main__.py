@@ -19,7 +19,9 @@ from typing import Any
 from task_losses import TaskLoss, WeightsError, WeightsUnavailable, __version__
 from task_losses.architecture import Architecture
 from task_losses.hub import HubOptions
+from task_losses.levels import Selection
 from task_losses.losses import LOSSES, RESOLUTIONS
+from task_losses.origin import facts
 from task_losses.pictures import PictureError
 from task_losses.scores import Pair, Score, compare, compare_all, pairs_of, write_csv
 from task_losses.sources import is_published, load_weights, pinned_weights
@@ -113,7 +115,7 @@ def info(options: argparse.Namespace) -> int:
     for number, content in enumerate(contents):
         if number:
             print()
-        _print_table({key: value for key, value in content.items() if key not in ("license_text", "config")})
+        _print_table(facts(content))
     return 0
 
 
@@ -129,6 +131,9 @@ def describe(loss: TaskLoss) -> dict[str, Any]:
         **about,
         "channels": list(architecture.channels),
         "smallest_side": architecture.receptive_field,
+        "smallest_side_for_all_scales": Selection(architecture, (0,), "pyramid").smallest_side,
+        "range": "[0, 1], others by data_range",
+        "weight_beside_l1": "task_losses.weight_for(loss, pred, target) measures it on your images",
         "multiply_adds_per_pixel": {rule: _multiply_adds(architecture, rule) for rule in RESOLUTIONS},
     }
 

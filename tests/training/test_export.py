@@ -180,3 +180,35 @@ def test_retired_names_are_not_listed_and_listed_ones_not_retired():
     retired = json.loads((ROOT / RETIRED).read_text())
     assert retired
     assert not listed & retired.keys()
+
+
+def info_of(folder, *flags):
+    path = export.export(folder, **dict(flags))
+    return TaskLoss(path).weights_info
+
+
+def test_weights_have_the_licence_that_is_given_and_no_other(finished, tmp_path, capsys):
+    """This project's only where nothing in them is anybody else's."""
+    assert info_of(finished)["license"] == "MIT"
+    assert info_of(finished, ("licence", "cc-by-4.0"))["license"] == "cc-by-4.0"
+    own = RunFolder(tmp_path)
+    assert train.main(["--out", str(tmp_path), "--distortion", "grain", *SMALL, "--image-licence", "mine"]) == 0
+    capsys.readouterr()
+    info = info_of(own)
+    assert "license" not in info
+    assert "--licence" in capsys.readouterr().out
+    assert export.main([str(tmp_path), "--licence", "cc0-1.0"]) == 0
+    TaskLoss(tmp_path / "jpeg.safetensors").save_pretrained(tmp_path / "shared")
+    assert 'license: "cc0-1.0"' in (tmp_path / "shared" / "README.md").read_text()
+
+
+def test_file_and_card_name_the_distortion_and_the_command(finished, tmp_path):
+    info = info_of(finished)
+    assert info["distortion"] == {"name": "jpeg", "strengths": {"jpeg_quality": [5, 40]}}
+    TaskLoss(finished.path / "jpeg.safetensors").save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "--scales 2" in info["command"]
+    assert "--scales" in card
+    assert "jpeg_quality" in card
+    assert "config." not in card  # all settings, where the command says what there is to say
+    assert "random_scale" not in card
