@@ -218,7 +218,7 @@ def _flag(name: str, value: Any) -> str:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {shlex.join(map(str, value if isinstance(value, tuple) else [value]))}"
+    return shlex.join([f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])])
 
 
 def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) -> None:

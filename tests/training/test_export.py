@@ -1,6 +1,7 @@
 """Export: folding is exact, the file is read back, released weights are safe."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 
 from task_losses import TaskLoss, WeightsError
 from training import export, train
+from training.config import Config
 from training.networks import Block, Discriminator
 from training.provenance import RETIRED, ROOT
 from training.run_folder import RunFolder
@@ -78,6 +80,18 @@ def test_the_command_in_the_entry_makes_the_same_weights(finished, tmp_path):
     assert train.main(["--out", str(tmp_path), *flags]) == 0
     one, other = (TaskLoss(export.export(folder)).discriminators[1] for folder in (finished, RunFolder(tmp_path)))
     assert torch.equal(one.get_buffer("weight2"), other.get_buffer("weight2"))
+
+
+def test_the_command_can_be_given_again_whatever_the_settings(tmp_path):
+    """Empty lists, negative numbers, what the shell would take apart."""
+    odd = ["--texture-taps", "--no-inherit", "--input-range", "-1", "1", "--distortion", "cp {in} {out}", "jpeg"]
+    paths = [tmp_path / "first", tmp_path / "again"]
+    assert train.main(["--out", str(paths[0]), *SMALL, *odd]) == 0
+    words = shlex.split(info_of(RunFolder(paths[0]))["command"])
+    assert train.main(["--out", str(paths[1]), *words[2:]]) == 0
+    first, second = (Config.from_dict(json.loads((path / "config.json").read_text())) for path in paths)
+    assert first.used == second.used
+    assert first.texture_taps == ()
 
 
 def test_features_that_differ_are_caught(finished, monkeypatch):
