@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass
 from types import NoneType, UnionType
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import torch
 
-from task_losses.architecture import DISTANCES, Architecture
+from task_losses.architecture import DISTANCES, MOST_SCALES, Architecture
+from task_losses.texts import printable, shown
 from training.builtin import BUILTIN
 from training.objectives import OBJECTIVES, Objective
 
@@ -129,7 +130,7 @@ class Config(_Strengths):
     texture_taps: tuple[int, ...] = setting((1, 4), "layers whose strength in windows it compares; no number: none")
     texture_pull: float = setting(0.75, "gradient of that beside the differences, on the training image, at texture=1")
     periods: tuple[int, ...] = setting((3, 8), "pixels; it compares errors that repeat so once more; no number: none")
-    periodic_weight: float = setting(1.0, "factor of that; an error without any order counts as its mean square")
+    periodic_weight: float = setting(0.05, "factor of that; an error without any order counts as its mean square")
 
     steps: int = setting(200, "steps per scale", "how they are trained")
     generator: bool = setting(False, "the paper's adversary; without it the distorted level itself is the fake")
@@ -161,12 +162,14 @@ class Config(_Strengths):
         for name, kind in get_type_hints(Config).items():
             value = getattr(self, name)
             if not _is_of(value, kind):
-                raise ValueError(f"{_flag(name)} must be {_kind_in_words(kind)}, got {value!r}")
+                raise ValueError(f"{_flag(name)} must be {_kind_in_words(kind)}, got {shown(value)}")
             if kind is float or kind == tuple[float, float]:  # a whole number is one of these; torch is stricter
                 object.__setattr__(self, name, float(value) if kind is float else tuple(map(float, value)))
         for name in ("steps", "critic_updates", "generator_updates", "checkpoint_every", "scales"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        if self.scales > MOST_SCALES:  # before there are as many of anything
+            raise ValueError(f"scales must be at most {MOST_SCALES}, got {shown(self.scales)}")
         smallest = self.architecture.receptive_field  # it raises where there is no such architecture
         _ = self.critic_objective  # as it does
         problems = [
@@ -280,8 +283,9 @@ class Config(_Strengths):
         Raises:
             ValueError: it has settings that are not known here, or values that cannot be.
         """
-        if unknown := sorted(content.keys() - {entry.name for entry in fields(cls)}):
-            raise ValueError(f"there are no settings {', '.join(unknown)}: a newer version may have written them")
+        if unknown := content.keys() - {entry.name for entry in fields(cls)}:
+            names = printable(", ".join(sorted(map(str, unknown))))
+            raise ValueError(f"there are no settings {names}: a newer version may have written them")
         settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
         return cls(**{**BEFORE, **settings})
 
@@ -357,7 +361,7 @@ def _is_of(value: Any, kind: Any) -> bool:
     if isinstance(value, bool) or kind is bool:
         return kind is bool and isinstance(value, bool)
     if kind is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
     return isinstance(value, kind)
 
 

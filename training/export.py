@@ -183,9 +183,12 @@ def _command(config: Config) -> str:
 
 @torch.no_grad()
 def largest_error(trained: Trained, loss: TaskLoss) -> float:
-    """Largest relative difference of the exported features from the trained networks', over the image's pyramid."""
+    """Largest relative difference of the exported features from the trained networks', over the image's pyramid.
+
+    NaN if one is none.
+    """
     low, high = trained.config.input_range
-    worst = 0.0
+    errors = []
     for level, discriminator, found in zip(
         trained.material.levels, trained.discriminators, loss.discriminators, strict=True
     ):
@@ -195,8 +198,8 @@ def largest_error(trained: Trained, loss: TaskLoss) -> float:
             if tap == 0:  # the image itself
                 continue
             expected = loss.weights_info["feature_scale"] * outputs[tap - 1]
-            worst = max(worst, ((exported - expected).abs().max() / expected.abs().max()).item())
-    return worst
+            errors.append((exported - expected).abs().max() / expected.abs().max())
+    return torch.stack(errors).max().item()  # Python's max would drop what is not a number
 
 
 def manifest_entry(filename: str, data: bytes, origin: dict[str, Any]) -> dict[str, Any]:
@@ -277,13 +280,16 @@ def export(
     data = weight_file(trained, licence)
     path = folder.path / f"{task}.safetensors"
     write_file(path, data)
-    error = largest_error(trained, TaskLoss(path))
-    if not error <= TOLERANCE:
+    try:
+        error = largest_error(trained, TaskLoss(path))
+        if not error <= TOLERANCE:
+            raise WeightsError(
+                f"the exported features differ from the trained networks' by {error:.1e} of their range, allowed are "
+                f"{TOLERANCE:.0e}; the file was removed"
+            )
+    except WeightsError:
         path.unlink()
-        raise WeightsError(
-            f"the exported features differ from the trained networks' by {error:.1e} of their range, allowed are "
-            f"{TOLERANCE:.0e}; the file was removed"
-        )
+        raise
     filename = f"{task}-{version}.safetensors" if version else path.name
     entry = manifest_entry(filename, data, trained.origin)
     write_file(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from task_losses import TaskLoss, WeightsError
+from task_losses.weights import named_layers
 from training import export, train
 from training.config import Config
 from training.networks import Block, Discriminator
@@ -103,6 +104,23 @@ def test_features_that_differ_are_caught(finished, monkeypatch):
 
     monkeypatch.setattr(export, "fold", wrong)
     with pytest.raises(WeightsError, match="features differ"):
+        export.export(finished)
+    assert not (finished.path / "jpeg.safetensors").exists()
+
+
+@pytest.mark.parametrize("scale", [0, 1])
+def test_features_that_are_no_numbers_are_caught(finished, scale):
+    loss = TaskLoss(export.export(finished))
+    trained = export.open_run(finished)
+    assert export.largest_error(trained, loss) <= export.TOLERANCE
+    with torch.no_grad():
+        trained.discriminators[scale].blocks[3].norm.get_buffer("running_mean")[0] = float("nan")
+    assert not export.largest_error(trained, loss) <= export.TOLERANCE
+
+
+def test_a_file_that_cannot_be_read_back_is_removed(finished, monkeypatch):
+    monkeypatch.setattr(export, "named_layers", lambda layers: {k: 1e9 * x for k, x in named_layers(layers).items()})
+    with pytest.raises(WeightsError, match="not be finite"):
         export.export(finished)
     assert not (finished.path / "jpeg.safetensors").exists()
 

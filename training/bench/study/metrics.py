@@ -89,7 +89,7 @@ def _flip() -> Score:
 def _brisque() -> Score:
     from brisque import BRISQUE
 
-    class Flat(BRISQUE):
+    class Flat(BRISQUE):  # type: ignore[misc, unused-ignore]
         def scale_features(self, features: Sequence[float]) -> object:
             # Some come as arrays of one number, which newer numpy does not take for a number.
             return super().scale_features([np.ravel(feature)[0] for feature in features])
@@ -187,7 +187,7 @@ def pattern(image: Tensor, period: int = 4) -> float:
         for rows in (power, power.T):
             beside = torch.stack([rows[:, (at + shift) % side] for shift in (-3, -2, 2, 3)])
             ratios.append((rows[:, at].mean() / beside.mean().clamp(min=1e-12)).item())
-    return sum(ratios) / len(ratios)
+    return float(sum(ratios) / len(ratios))
 
 
 def gradient_deviation(image: Tensor, reference: Tensor) -> float:
