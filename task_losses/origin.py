@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Numbers of the export that only programs read; a text of many lines; and all settings of the training, which the command
-# says in short.
+# Numbers of the export that only programs read, a text of many lines, and all settings of the training, which the
+# command says in short.
 _FOR_PROGRAMS = ("feature_scale", "random_scale", "license_text", "config")
 
 
