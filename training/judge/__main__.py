@@ -27,6 +27,7 @@ if not __package__:  # run by its path
 from task_losses import WeightsError
 from task_losses.files import write_file
 from task_losses.losses import LOSSES
+from task_losses.texts import printable
 from training.bench.ablation.recognition import challenges, share_recognised
 from training.bench.report.bootstrap import Interval, Scores, paired_difference
 from training.bench.study.cells import write_json
@@ -90,7 +91,7 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
     verdict = sentence(recognised.share, comparisons, nearest)
     report = "\n\n".join(
         [
-            f"{subject.task}: {', '.join(subject.config.distortions)}; sha256 {subject.loss.weights_sha256}",
+            f"{subject.task}: {printable(', '.join(subject.config.distortions))}; sha256 {subject.loss.weights_sha256}",
             _recognition_in_words(recognised, len(photographs.unseen)),
             f"Small networks, {seeds} seeds, {len(arena.tests)} crops of photographs that neither networks nor critics "
             f"saw; mean with 95 % interval. As hard as L1 the loss pulls there at a weight of {weight:.3g}.",
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(figures, folder / "judge.json")
         write_file(folder / "judge.md", (report + "\n").encode())
     except (ValueError, OSError, ImportError, FloatingPointError, WeightsError) as error:
-        say(f"error: {error}")
+        say(f"error: {printable(str(error))}")
         return 2
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
