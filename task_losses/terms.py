@@ -106,7 +106,7 @@ class Texture(NamedTuple):
 
     def distance(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x))
+            return x.new_zeros(x.shape[0])
         return _mean(self._of_windows(x, y), self._window_weights(weights))
 
     def _of_windows(self, x: Tensor, y: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Texture(NamedTuple):
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.zeros_like(x) if into is None else into
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x)), gradient
+            return x.new_zeros(x.shape[0]), gradient
         (of_x, mean), (of_y, _) = strength(x), strength(y)
         distance, by_strength = Difference(self.exponent).distance_and_derivative(
             of_x, of_y, weight, weights=self._window_weights(weights)
@@ -152,7 +152,7 @@ class Periodic(NamedTuple):
 
     def distance(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x))
+            return x.new_zeros(x.shape[0])
         return _mean(window_means(self._tiles(x - y)).square(), self._window_weights(weights)) * WINDOW**2
 
     def _tiles(self, difference: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class Periodic(NamedTuple):
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.zeros_like(x) if into is None else into
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x)), gradient
+            return x.new_zeros(x.shape[0]), gradient
         means = window_means(self._tiles(x - y))
         share = weight * WINDOW**2 / means[0].numel()
         of_windows = self._window_weights(weights)
