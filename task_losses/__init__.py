@@ -1,6 +1,7 @@
 """Losses for training image-restoration networks, each specialised on the artefacts of its task."""
 
 from task_losses.losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
+from task_losses.weighting import weight_for
 from task_losses.weights import WeightsError, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
 
 __version__ = "0.1.0"
@@ -14,4 +15,5 @@ __all__ = [
     "WeightsNotFound",
     "WeightsUnavailable",
     "__version__",
+    "weight_for",
 ]

@@ -19,10 +19,13 @@ from typing import Any
 from task_losses import TaskLoss, WeightsError, WeightsUnavailable, __version__
 from task_losses.architecture import Architecture
 from task_losses.hub import HubOptions
+from task_losses.levels import Selection
 from task_losses.losses import LOSSES, RESOLUTIONS
+from task_losses.origin import facts
 from task_losses.pictures import PictureError
 from task_losses.scores import Pair, Score, compare, compare_all, pairs_of, write_csv
 from task_losses.sources import is_published, load_weights, pinned_weights
+from task_losses.texts import printable
 from task_losses.weights import Weights, embedded_weights, manifest
 
 WEIGHTS_FAILED = 1
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except (WeightsError, ValueError) as error:
-        print(f"task-losses: {error}", file=sys.stderr)
+        print(f"task-losses: {printable(str(error))}", file=sys.stderr)
         return WEIGHTS_FAILED if isinstance(error, WeightsError) else WRONG_USE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
@@ -79,9 +82,9 @@ def _score_folders(options: argparse.Namespace, loss: TaskLoss) -> int:
     pairs, alone = pairs_of(options.reference, options.image, options.map)
     result = compare_all(loss, pairs)
     if alone:
-        print(f"task-losses: in one folder only, and left out: {', '.join(alone)}", file=sys.stderr)
+        print(f"task-losses: in one folder only, and left out: {printable(', '.join(alone))}", file=sys.stderr)
     for name, reason in result.failed.items():
-        print(f"task-losses: {name}: {reason}", file=sys.stderr)
+        print(f"task-losses: {printable(f'{name}: {reason}')}", file=sys.stderr)
     if not result.scores:
         return WRONG_USE
     if options.csv is not None:
@@ -92,7 +95,7 @@ def _score_folders(options: argparse.Namespace, loss: TaskLoss) -> int:
     else:
         print(f"{result.mean:<12.6g}  mean of {len(result.scores)}, worst first:")
         for one in result.scores:
-            print(f"{one.loss:<12.6g}  {one.name}")
+            print(f"{one.loss:<12.6g}  {printable(one.name)}")
     return WRONG_USE if result.failed else 0
 
 
@@ -101,36 +104,43 @@ def _content(score: Score) -> dict[str, Any]:
 
 
 def info(options: argparse.Namespace) -> int:
-    """Says what weights are in use."""
+    """Says what weights are in use. What only their file says stands apart, and cannot look like the rest."""
     if options.task is None and options.weights is None:
         losses = [loss() for loss in LOSSES.values()]
     else:
         losses = [_loss(options)]
     contents = [describe(loss) for loss in losses]
     if options.json:
-        print(json.dumps(contents, indent=2))
+        print(
+            json.dumps([{**said, **known} for known, said in contents], indent=2)
+        )  # in this order: nobody is believed
         return 0
-    for number, content in enumerate(contents):
+    for number, (known, said) in enumerate(contents):
         if number:
             print()
-        _print_table({key: value for key, value in content.items() if key not in ("license_text", "config")})
+        _print_table(known)
+        print("the file says of itself:")
+        _print_table(facts(said), prefix="  ")
     return 0
 
 
-def describe(loss: TaskLoss) -> dict[str, Any]:
-    """What is known of a loss's weights: their identity, what their file says, and what they cost to use."""
-    about = {key: value for key, value in loss.weights_info.items() if key not in ("schema", "architecture", "task")}
-    entry = manifest()["weights"].get(loss.weights_info["task"], {})
-    if entry.get("sha256") == loss.weights_sha256:  # a released file: the manifest knows how it was made
-        about |= {"command": entry["command"], "training_cost": entry["cost"]}
+def describe(loss: TaskLoss) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is known of a loss's weights, their identity and cost; and what their file says of itself."""
+    said = {key: value for key, value in loss.weights_info.items() if key not in ("schema", "architecture", "task")}
     architecture = loss.architecture
-    return {
+    known = {
         **_identity(loss),
-        **about,
         "channels": list(architecture.channels),
         "smallest_side": architecture.receptive_field,
+        "smallest_side_for_all_scales": Selection(architecture, (0,), "pyramid").smallest_side,
+        "range": "[0, 1], others by data_range",
+        "weight_beside_l1": "task_losses.weight_for(loss, pred, target) measures it on your images",
         "multiply_adds_per_pixel": {rule: _multiply_adds(architecture, rule) for rule in RESOLUTIONS},
     }
+    entry = manifest()["weights"].get(loss.weights_info["task"], {})
+    if entry.get("sha256") == loss.weights_sha256:  # a released file: the manifest knows how it was made
+        known |= {"command": entry["command"], "training_cost": entry["cost"]}
+    return known, said
 
 
 def download(options: argparse.Namespace) -> int:
@@ -214,11 +224,11 @@ def _end_of_pyramid(scale: int, architecture: Architecture) -> str:
 
 def _print_table(content: dict[str, Any], prefix: str = "") -> None:
     for key, value in content.items():
-        name = f"{prefix}{key.replace('_', ' ')}"
+        name = f"{prefix}{printable(key.replace('_', ' '), 200)}"
         if isinstance(value, dict):
             _print_table(value, prefix=f"{name}, ")
         else:
-            print(f"{name:<36}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+            print(f"{name:<36}  {printable(', '.join(map(str, value)) if isinstance(value, list) else str(value))}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,8 +8,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from task_losses.terms import Difference, Periodic, Term, Texture
+from task_losses.texts import shown
 
 SLOPE = 0.2  # LeakyReLU of every discriminator, in training and here
+# What an architecture may have: it may come from anybody's file, and is checked before anything is made from it.
+MOST_SCALES, MOST_CHANNELS, MOST_DEPTH = 32, 1024, 32
+SMALLEST_RATIO, LARGEST_WEIGHT = 0.1, 1e6
 DISTANCES = {"squared": 2.0, "absolute": 1.0}  # and their exponents
 
 
@@ -28,10 +32,10 @@ class Architecture:
     """Shape of a family of discriminators, one per scale, and what of them is compared.
 
     Attributes:
-        channels: width of each discriminator's hidden layers, coarsest scale first.
-        ratio: size of a pyramid level relative to the next finer one.
-        depth: number of 3x3 convolutions; the last one has a single output channel. No padding anywhere, so the
-            receptive field is ``2 * depth + 1`` pixels.
+        channels: width of each discriminator's hidden layers, coarsest scale first; at most 32 of at most 1024.
+        ratio: size of a pyramid level relative to the next finer one, from 0.1 to below 1.
+        depth: number of 3x3 convolutions, 2 to 32; the last one has a single output channel. No padding anywhere, so
+            the receptive field is ``2 * depth + 1`` pixels.
         taps: layers (1 to depth) whose outputs are compared; 0 is the image itself, compared once, by the finest scale.
         distance: how two outputs are compared: by the mean of their ``"squared"`` or ``"absolute"`` differences.
         image_exponent: how two images are compared: by the mean of |difference|^exponent, from 1 to 2, between them
@@ -59,27 +63,35 @@ class Architecture:
     periodic_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels must be one positive width per scale, got {self.channels}")
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"ratio must lie between 0 and 1, got {self.ratio}")
-        if self.depth < 2:
-            raise ValueError(f"depth must be at least 2, got {self.depth}")
+        if not 1 <= len(self.channels) <= MOST_SCALES or not all(1 <= c <= MOST_CHANNELS for c in self.channels):
+            raise ValueError(
+                f"channels must be one positive width per scale, of at most {MOST_CHANNELS} for at most {MOST_SCALES} "
+                f"scales, got {shown(self.channels)}"
+            )
+        if not SMALLEST_RATIO <= self.ratio < 1:
+            raise ValueError(f"ratio must lie between 0 and 1, at least {SMALLEST_RATIO}, got {self.ratio}")
+        if not 2 <= self.depth <= MOST_DEPTH:
+            raise ValueError(f"depth must be at least 2 and at most {MOST_DEPTH}, got {self.depth}")
+        for name in ("taps", "texture_taps", "periods"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} must be different numbers, got {shown(getattr(self, name))}")
         if max(self.taps, default=0) < 1 or not set(self.taps) <= set(range(self.depth + 1)):
             raise ValueError(
-                f"taps must be layers from 0 (the image) to {self.depth}, at least one above 0, got {self.taps}"
+                f"taps must be layers from 0 (the image) to {self.depth}, at least one above 0, got {shown(self.taps)}"
             )
         if self.distance not in DISTANCES:
-            raise ValueError(f"distance must be {' or '.join(DISTANCES)}, got {self.distance!r}")
+            raise ValueError(f"distance must be {' or '.join(DISTANCES)}, got {shown(self.distance)}")
         if not 1 <= self.image_exponent <= 2:
             raise ValueError(f"image_exponent must be from 1 to 2, got {self.image_exponent}")
         if not set(self.texture_taps) <= set(range(1, self.depth + 1)):
-            raise ValueError(f"texture_taps must be layers from 1 to {self.depth}, got {self.texture_taps}")
+            raise ValueError(f"texture_taps must be layers from 1 to {self.depth}, got {shown(self.texture_taps)}")
         if not all(2 <= period <= 64 for period in self.periods):
-            raise ValueError(f"periods must be from 2 to 64 pixels, got {self.periods}")
+            raise ValueError(f"periods must be from 2 to 64 pixels, got {shown(self.periods)}")
         for name in ("image_weight", "texture_weight", "periodic_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number from 0 up, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= LARGEST_WEIGHT:
+                raise ValueError(
+                    f"{name} must be a number from 0 up to {LARGEST_WEIGHT:.0e}, got {getattr(self, name)}"
+                )
 
     @property
     def scales(self) -> int:

@@ -1,12 +1,19 @@
-"""The model card: a manifest told to people."""
+"""The model card: a manifest told to people. What others wrote into it is shown as it stands, never as markup."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from task_losses.levels import Selection
+from task_losses.origin import facts
+from task_losses.texts import markdown
+from task_losses.weights import architecture_from_dict
+
 PAPER = "arXiv 2103.14616"
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")  # of a licence, as the Hub lists them
 
 # Facts of a file itself; everything else in an entry is provenance and is listed as it stands.
 _OF_THE_FILE = ("filename", "sha256", "size", "architecture", "metrics")
@@ -22,14 +29,14 @@ def model_card(manifest: Mapping[str, Any], class_name: str) -> str:
     entries: Mapping[str, Mapping[str, Any]] = manifest["weights"]
     blocks = [_front_matter(manifest.get("license"), sorted(entries)), *_introduction(manifest, class_name)]
     for task in sorted(entries):
-        blocks += [f"## {task}", *_section(entries[task])]
+        blocks += [f"## {markdown(task)}", *_section(entries[task])]
     return "\n\n".join(blocks) + "\n"
 
 
 def _front_matter(license: str | None, tasks: list[str]) -> str:
     tags = ["task-losses", "loss", "image-restoration", *tasks]
     lines = ["library_name: task-losses", "tags:", *(f"- {json.dumps(tag)}" for tag in tags)]
-    if license:
+    if license and _IDENTIFIER.fullmatch(license.lower()):
         lines.insert(0, f"license: {json.dumps(license.lower())}")
     return "\n".join(["---", *lines, "---"])
 
@@ -37,10 +44,10 @@ def _front_matter(license: str | None, tasks: list[str]) -> str:
 def _introduction(manifest: Mapping[str, Any], class_name: str) -> Iterator[str]:
     repo_id = manifest.get("repo_id")
     tasks = sorted(manifest["weights"])
-    yield f"# {repo_id or 'Weights of a loss'}"
+    yield f"# {markdown(repo_id or 'Weights of a loss')}"
     yield (
         "Frozen discriminators, each trained on one image, that serve as a loss for training image-restoration "
-        f"networks ({PAPER}). Tasks: {', '.join(tasks)}."
+        f"networks ({PAPER}). Tasks: {', '.join(map(markdown, tasks))}."
     )
     source = json.dumps(repo_id or "./this-folder")
     yield "\n".join(
@@ -55,44 +62,51 @@ def _introduction(manifest: Mapping[str, Any], class_name: str) -> Iterator[str]
             "```",
         ]
     )
-    yield f"Licence of the weights: {manifest.get('license') or 'not stated'}."
+    yield f"Licence of the weights: {_text(manifest.get('license') or None)}."
 
 
 def _section(entry: Mapping[str, Any]) -> Iterator[str]:
-    provenance = {key: value for key, value in entry.items() if key not in _OF_THE_FILE}
+    provenance = {key: value for key, value in facts(entry).items() if key not in _OF_THE_FILE}
     architecture = entry["architecture"]
+    form = architecture_from_dict(architecture)
     file = {
         "file": f"`{entry['filename']}`, {entry['size']} bytes",
         "sha256": f"`{entry['sha256']}`",
         "scales": f"{len(architecture['channels'])}, of {_text(architecture['channels'])} channels",
-        "convolutions per scale": architecture["depth"],
-        "compared layers": architecture["taps"],
+        "convolutions per scale": _text(architecture["depth"]),
+        "compared layers": _text(architecture["taps"]),
         "distance": architecture.get("distance", "squared"),
     }
+    whole = Selection(form, (0,), "pyramid").smallest_side
+    file |= {
+        "images": "RGB or grey, in [0, 1]; others by `data_range`",
+        "smallest side": f"{form.receptive_field} pixels; {whole} for all scales",
+        "weight beside L1": "`task_losses.weight_for(loss, restored, reference)`, on what your network makes",
+    }
     if "image_exponent" in architecture:
-        file["exponent of the image's distance"] = architecture["image_exponent"]
+        file["exponent of the image's distance"] = _text(architecture["image_exponent"])
     yield _table("", "", {**file, **_flat(provenance)})
     if entry.get("metrics"):
         yield "Measured:"
         yield _table("metric", "value", _flat(entry["metrics"]))
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as ``outer.inner`` keys, in alphabetical order."""
-    flat: dict[str, Any] = {}
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested objects as ``outer.inner`` keys, in alphabetical order, as Markdown."""
+    flat: dict[str, str] = {}
     for key in sorted(content):
         if isinstance(content[key], Mapping):
             flat.update(_flat(content[key], f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = content[key]
+            flat[_text(f"{prefix}{key}")] = _text(content[key])
     return flat
 
 
-def _table(left: str, right: str, rows: Mapping[str, Any]) -> str:
-    return "\n".join([f"| {left} | {right} |", "|---|---|", *(f"| {_text(k)} | {_text(v)} |" for k, v in rows.items())])
+def _table(left: str, right: str, rows: Mapping[str, str]) -> str:
+    return "\n".join([f"| {left} | {right} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         value = ", ".join(map(str, value))
-    return "not stated" if value is None else " ".join(str(value).split()).replace("|", "\\|")
+    return "not stated" if value is None else markdown(" ".join(str(value).split()))

@@ -6,30 +6,26 @@ hashes, neither after a download nor when it finds a file in its cache.
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
+from task_losses import hub_cache, hub_wire
+from task_losses.files import read_file
 from task_losses.hub_errors import translate
-from task_losses.weights import WeightsError, WeightsIntegrity, WeightsNotFound, WeightsUnavailable, is_commit
+from task_losses.hub_wire import LIBRARY, Answer, Refused
+from task_losses.weights import WeightsIntegrity, WeightsUnavailable, is_commit
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
 log = logging.getLogger("task_losses")
-
-PROBE_SECONDS = 3.0  # the client alone would wait minutes for a network that swallows packets
-LIBRARY = "task-losses"
-
-_transfer_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ def resolve(file: HubFile, options: HubOptions) -> HubFile:
     try:
         if options.local_files_only:
             raise _not_cached(file)
-        _, commit = _probe(file, options)
+        commit = _ask("HEAD", file, options, most=0).commit
     except WeightsUnavailable as error:
         if cached is None:
             raise
@@ -82,17 +78,18 @@ def remember(file: HubFile, commit: str, options: HubOptions) -> None:
     cached = _find_in_cache(file, options)
     if is_commit(file.revision) or options.local_files_only or (cached and cached.parent.name == commit):
         return
-    with suppress(WeightsError):
-        _download(file, options)
+    with suppress(OSError):
+        hub_cache.remember(file.repo_id, file.revision, commit, options.cache_dir)
 
 
-def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> tuple[T, bool]:
+def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions, most: int) -> tuple[T, bool]:
     """Fetches a file and parses it. One in the cache is taken without asking the network.
 
     Args:
         file: of a commit; see :func:`resolve`.
         parse: turns the file's bytes into the result; raises WeightsIntegrity if they are wrong. Such a file is
-            fetched again, once.
+            fetched again, once. Only a right one is put into the cache.
+        most: bytes that the file may have.
 
     Returns:
         The result, and whether the file was in the cache.
@@ -106,20 +103,19 @@ def fetch(file: HubFile, parse: Callable[[bytes], T], options: HubOptions) -> tu
     cached = _find_in_cache(file, options)
     if cached is not None:
         try:
-            return _parse_file(cached, parse), True
+            return parse(_read_cached(cached, most)), True
         except WeightsIntegrity as error:
             damage = error
     if options.local_files_only:
         raise damage or _not_cached(file)
     try:
-        reached, _ = _probe(file, options)
         if damage is None:
             try:
-                return _parse_file(_download(file, reached), parse), False
+                return _fetch_anew(file, parse, options, most), False
             except WeightsIntegrity as error:
                 damage = error
         log.warning("%s; fetching it again", damage)
-        return _parse_file(_download(file, reached, again=True), parse), False
+        return _fetch_anew(file, parse, options, most), False
     except WeightsUnavailable as error:
         if damage is None:
             raise
@@ -144,9 +140,10 @@ def upload(repo_id: str, files: Mapping[str, bytes], message: str, options: HubO
     api = client(options)
     api.create_repo(repo_id, private=private, exist_ok=True)
     head = api.model_info(repo_id).sha  # the commit fails if somebody else's comes between
-    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
-    with _plain_http():
-        return api.create_commit(repo_id, operations, commit_message=message, parent_commit=head).oid
+    # Streams go over plain HTTP. The Xet protocol, which the client prefers for bytes, talks to hosts of its own; where
+    # a firewall blocks those it fails only after two minutes.
+    operations = [CommitOperationAdd(path, BytesIO(content)) for path, content in files.items()]
+    return api.create_commit(repo_id, operations, commit_message=message, parent_commit=head).oid
 
 
 def check_upload(repo_id: str, commit: str, files: Mapping[str, bytes], options: HubOptions) -> None:
@@ -163,7 +160,7 @@ def check_upload(repo_id: str, commit: str, files: Mapping[str, bytes], options:
                 if data != content:
                     raise WeightsIntegrity(f"{file} on the Hub differs from what was uploaded")
 
-            fetch(file, compare, replace(options, cache_dir=empty))
+            fetch(file, compare, replace(options, cache_dir=empty), most=len(content))
 
 
 def client(options: HubOptions) -> HfApi:
@@ -174,16 +171,11 @@ def client(options: HubOptions) -> HfApi:
 
 
 def _find_in_cache(file: HubFile, options: HubOptions) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     try:
-        found = try_to_load_from_cache(file.repo_id, file.filename, cache_dir=options.cache_dir, revision=file.revision)
-    except HFValidationError as error:
-        raise WeightsNotFound(f"{file.repo_id!r} cannot be a repository of the Hub: {error}") from error
-    except OSError:  # an unreadable cache holds nothing for us
-        return None
-    return Path(found) if isinstance(found, str) else None
+        found = hub_cache.find(file.repo_id, file.revision, file.filename, options.cache_dir)
+    except ValueError as error:
+        raise translate(error, file, options.cache_dir) from error
+    return found if found is not None and is_commit(found.parent.name) else None
 
 
 def _not_cached(file: HubFile) -> WeightsUnavailable:
@@ -193,118 +185,39 @@ def _not_cached(file: HubFile) -> WeightsUnavailable:
     )
 
 
-def _parse_file(path: Path, parse: Callable[[bytes], T]) -> T:
+def _read_cached(path: Path, most: int) -> bytes:
     try:
-        data = path.read_bytes()
+        return read_file(path, most)
     except FileNotFoundError as error:  # another process is replacing it
         raise WeightsIntegrity(f"{path} vanished from the cache") from error
     except OSError as error:
-        raise WeightsUnavailable(f"cannot read {path} in the Hub's cache: {error.strerror or error}") from error
-    return parse(data)
+        raise WeightsIntegrity(f"cannot read {path} in the Hub's cache: {error.strerror or error}") from error
 
 
-def _probe(file: HubFile, options: HubOptions) -> tuple[HubOptions, str]:
-    """Asks for the file's headers, once and without patience, before the client gets to its many retries.
+def _fetch_anew(file: HubFile, parse: Callable[[bytes], T], options: HubOptions, most: int) -> T:
+    answer = _ask("GET", file, options, most)
+    result = parse(answer.content)
+    try:
+        hub_cache.store(*file, answer.content, answer.is_large, options.cache_dir)
+    except OSError as error:
+        raise translate(error, file, options.cache_dir) from error
+    return result
 
-    Returns:
-        The options to download with (a saved token that the Hub refuses is left out), and the revision's commit.
-    """
-    from huggingface_hub import get_token
-    from huggingface_hub.errors import HfHubHTTPError
+
+def _ask(method: str, file: HubFile, options: HubOptions, most: int) -> Answer:
+    """Asks with the token that the options mean; a saved one that the Hub refuses is left out."""
+    from huggingface_hub import get_token, hf_hub_url
 
     try:
-        return options, _ask(file, options)
-    except Exception as error:
-        refused = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
-        saved = options.token in (None, True) and get_token() is not None
-        if not (refused and saved):
-            raise translate(error, file, options.cache_dir) from error
-    anonymous = replace(options, token=False)
-    try:
-        commit = _ask(file, anonymous)
+        url = hf_hub_url(file.repo_id, file.filename, revision=file.revision, endpoint=options.endpoint)
+        try:
+            return hub_wire.ask(method, url, options.token, most)
+        except Refused as error:
+            saved = options.token in (None, True) and get_token() is not None
+            if error.status != 401 or not saved:
+                raise
+        answer = hub_wire.ask(method, url, False, most)
     except Exception as error:
         raise translate(error, file, options.cache_dir) from error
     log.warning("the Hub refused the saved token (expired?) for %s; went on without it", file)
-    return anonymous, commit
-
-
-def _ask(file: HubFile, options: HubOptions) -> str:
-    """The commit that the Hub names for a file, within PROBE_SECONDS. Raises whatever the client raises."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-
-    url = hf_hub_url(file.repo_id, file.filename, revision=file.revision, endpoint=options.endpoint)
-
-    def ask() -> str:
-        metadata = get_hf_file_metadata(url, token=options.token, timeout=PROBE_SECONDS, library_name=LIBRARY)
-        if metadata.commit_hash is None or not is_commit(metadata.commit_hash):
-            raise WeightsUnavailable(
-                f"{file}: {url} did not answer like a Hub (a login page of the network, or a wrong HF_ENDPOINT?); "
-                "open the network's login page, check HF_ENDPOINT and the proxy, or pass pretrained=PATH"
-            )
-        if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
-            # Firewalls that let the Hub pass often swallow the packets to its storage.
-            with suppress(HfHubHTTPError):  # an answer, that is enough: signed links are often for GET alone
-                get_hf_file_metadata(metadata.location, token=False, timeout=PROBE_SECONDS, library_name=LIBRARY)
-        return metadata.commit_hash
-
-    try:
-        return _within(PROBE_SECONDS, ask)
-    except concurrent.futures.TimeoutError as error:
-        raise WeightsUnavailable(
-            f"{file}: no answer within {PROBE_SECONDS:g} s; check the network, HF_ENDPOINT and the proxy, or pass "
-            "pretrained=PATH"
-        ) from error
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Calls, but waits only so long: no timeout of an HTTP client bounds the resolution of a name."""
-    done: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            done.set_result(call())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return done.result(timeout=seconds)
-
-
-def _download(file: HubFile, options: HubOptions, again: bool = False) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        with _plain_http():
-            path = hf_hub_download(
-                file.repo_id,
-                file.filename,
-                revision=file.revision,
-                cache_dir=options.cache_dir,
-                endpoint=options.endpoint,
-                token=options.token,
-                force_download=again,
-                etag_timeout=PROBE_SECONDS,
-                library_name=LIBRARY,
-            )
-    except Exception as error:
-        raise translate(error, file, options.cache_dir) from error
-    return Path(path)
-
-
-@contextmanager
-def _plain_http() -> Iterator[None]:
-    """Transfers go over plain HTTP inside.
-
-    These files are small, and the Xet protocol that the client prefers talks to hosts of its own; where a firewall
-    blocks those it fails only after two minutes, without falling back.
-    """
-    from huggingface_hub import constants
-
-    with _transfer_lock:
-        before = constants.HF_HUB_DISABLE_XET
-        constants.HF_HUB_DISABLE_XET = True
-        try:
-            yield
-        finally:
-            constants.HF_HUB_DISABLE_XET = before
+    return answer

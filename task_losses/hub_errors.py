@@ -8,58 +8,57 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from task_losses.hub_wire import Refused
 from task_losses.weights import WeightsError, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
+
+_CHECK = "check the network, HF_ENDPOINT and the proxy, or pass pretrained=PATH"
 
 
 def translate(error: Exception, file: object, cache_dir: str | Path | None) -> WeightsError:
-    """Our error for what the client raised when it was asked for a file with this name and this ``cache_dir``."""
+    """Our error for what was raised when a file of this name was asked for, or put into the cache ``cache_dir``."""
     from huggingface_hub import constants, errors
 
-    if isinstance(error, WeightsError):
-        return error
-    refusal = _refusal(error)
-    if refusal is not None:
+    if isinstance(error, WeightsIntegrity):
+        return WeightsIntegrity(f"{file}: the Hub sent {error}")
+    if isinstance(error, WeightsUnavailable):
+        return WeightsUnavailable(f"{file}: {error}; {_CHECK}")
+    if isinstance(error, errors.HFValidationError):
+        return WeightsNotFound(f"{file}: this cannot be a repository of the Hub: {error}")
+    if isinstance(error, Refused) and (refusal := _refusal(error)):
         return WeightsNotFound(f"{file}: {refusal}")
-    reason = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
-    if isinstance(reason, errors.OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         return WeightsUnavailable(
             f"{file} is not in the local cache, and HF_HUB_OFFLINE is set; unset it to download, or pass "
             "pretrained=PATH"
         )
-    if isinstance(reason, OSError) and "Consistency check failed" in str(reason):
-        return WeightsIntegrity(f"{file}: the Hub sent a file of another size than it announced ({_summary(reason)})")
-    number = reason.errno if isinstance(reason, OSError) else None
+    number = error.errno if isinstance(error, OSError) else None
     not_stored = f"{file} cannot be stored, the cache {str(cache_dir or constants.HF_HUB_CACHE)!r} is"
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return WeightsUnavailable(f"{not_stored} full: {reason}; make room there")
+        return WeightsUnavailable(f"{not_stored} full: {error}; make room there")
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return WeightsUnavailable(f"{not_stored} not writable: {reason}; choose another with cache_dir= or HF_HOME")
-    return WeightsUnavailable(
-        f"{file}: {_summary(reason)}; check the network, HF_ENDPOINT and the proxy, or pass pretrained=PATH"
-    )
+        return WeightsUnavailable(f"{not_stored} not writable: {error}; choose another with cache_dir= or HF_HOME")
+    proxy = "CERTIFICATE_VERIFY" in str(error)
+    hint = "where a proxy of yours signs what it passes on, name its certificate in SSL_CERT_FILE; " if proxy else ""
+    return WeightsUnavailable(f"{file}: {_summary(error)}; {hint}{_CHECK}")
 
 
-def _refusal(error: Exception) -> str | None:
+def _refusal(error: Refused) -> str | None:
     """Why the Hub has no such file, or not for us; None if the error says neither."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
+    if error.code == "GatedRepo":
         return "the repository is gated; accept its terms on the Hub and log in with `hf auth login`, or pass token="
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if error.code == "RepoNotFound":
         return (
             "there is no such repository, or it is private and no valid token was sent; check the name, log in with "
             "`hf auth login`, or pass token=. A folder is written './folder' or Path('folder')"
         )
-    if isinstance(error, errors.RevisionNotFoundError):
+    if error.code == "RevisionNotFound":
         return "the repository has no such revision; check revision="
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+    if error.code == "EntryNotFound":
         return "there is no such file; was the repository written by push_to_hub?"
-    if isinstance(error, errors.HFValidationError):
-        return f"this cannot be a repository of the Hub: {error}"
-    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+    if error.status in (401, 403):
         return (
-            f"the Hub refused access ({_summary(error)}); log in again with `hf auth login`, or pass token=, or "
-            "token=False for a public repository"
+            f"the Hub refused access ({error}), or has no such repository; check the name, log in again with "
+            "`hf auth login`, or pass token=, or token=False for a public repository"
         )
     return None
 

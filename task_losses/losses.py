@@ -36,7 +36,7 @@ from task_losses.pyramid import resize, resize_area
 from task_losses.range_warning import can_be_read, warn_if_far_outside
 from task_losses.sharing import push, save, shared_files
 from task_losses.sources import check_no_hub_options, load_weights
-from task_losses.weights import Weights, random_weights
+from task_losses.weights import Weights, control_weights, random_weights
 
 REDUCTIONS = ("mean", "sum", "none")
 RESOLUTIONS = ("pyramid", "full")
@@ -59,6 +59,8 @@ class TaskLoss(nn.Module):
             folder written by :meth:`save_pretrained`; ``"owner/repo"`` for a Hub repository written by
             :meth:`push_to_hub`; False for random weights (a control for experiments). A string is a path if it
             ends with ``.safetensors`` or starts with ``.``, ``/`` or ``~``.
+        like: beside ``pretrained=False``: a loss, or what ``pretrained`` takes. The random weights have its shape and,
+            on average, as large a share beside the image: the control that tells what training was worth.
         texture: how hard the loss pulls towards the strength of the reference's texture: 0 not at all, 1 the
             recommended setting, more is sharper and costs PSNR. Default: 1, or 0 for weights without a texture term.
         fidelity: factor of the image's own term, for weights that compare the image itself; 1 is what they were made
@@ -99,6 +101,7 @@ class TaskLoss(nn.Module):
         self,
         pretrained: bool | str | os.PathLike[str] = True,
         *,
+        like: TaskLoss | bool | str | os.PathLike[str] | None = None,
         texture: float | None = None,
         fidelity: float = 1.0,
         loss_weight: float = 1.0,
@@ -122,11 +125,17 @@ class TaskLoss(nn.Module):
         self._range_seen = False
         options = HubOptions(token, cache_dir, endpoint, local_files_only)
         with torch.inference_mode(False):  # a tensor born in inference mode could not serve a later training step
-            if pretrained is None or pretrained is False:
-                check_no_hub_options("random weights", revision, options)
-                weights = random_weights(self.task)
-            else:
+            if pretrained is not None and pretrained is not False:
+                if like is not None:
+                    raise ValueError("like= goes with pretrained=False, for random weights of that shape")
                 weights = load_weights(pretrained, self.task, revision, options)
+            elif like is None or isinstance(like, TaskLoss):
+                check_no_hub_options("random weights", revision, options)
+                weights = random_weights(self.task) if like is None else control_weights(like._weights)
+            else:
+                weights = control_weights(load_weights(like, self.task, revision, options))
+            if self.task is not None and weights.info["task"] != self.task:
+                raise ValueError(f"like= is a loss for {weights.info['task']!r}: use TaskLoss, which takes any task")
             self._adopt(weights, scales, texture, fidelity)
         self.eval()
 
@@ -324,7 +333,7 @@ class TaskLoss(nn.Module):
         return super().train(False)
 
     def extra_repr(self) -> str:
-        source = f"task={self.task!r}, source={self.weights_source!r}"
+        source = f"task={self.weights_info.get('task')!r}, source={self.weights_source!r}"
         low, high = self.low, self.high
         dial = f"texture={self.texture}, fidelity={self.fidelity}"
         options = f"{dial}, loss_weight={self.loss_weight}, reduction={self.reduction!r}, data_range=({low}, {high})"

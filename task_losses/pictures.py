@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,9 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from task_losses.files import read_file
+from task_losses.texts import printable
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LARGEST_FILE = 2**28  # bytes that are read at most
+MOST_PIXELS = 2**26  # 0.8 GB as numbers; a few bytes of a file may claim any size
 # What counts as a picture in a folder; a file that is named is read whatever its suffix.
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".npy", ".pbm"}
@@ -46,24 +50,21 @@ def read_picture(path: Path) -> Tensor:
 
     Raises:
         PictureError: no such file, no picture, or one whose pixels have no single meaning: with transparency,
-            several frames, 16-bit colour, or a mode other than grey, palette and RGB.
+            several frames, 16-bit colour, or a mode other than grey, palette and RGB; or one of over 67 megapixels.
     """
-    return decode_picture(read_file(path), str(path))
+    return decode_picture(picture_bytes(path), str(path))
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a regular file: a pipe or a device may have no end.
+def picture_bytes(path: Path) -> bytes:
+    """The content of a file, for :func:`decode_picture`.
 
     Raises:
-        PictureError: there is none, or it cannot be read.
+        PictureError: there is none, it cannot be read, is no regular file, or has over 268 MB.
     """
     try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            kind = "a folder" if path.is_dir() else "a pipe or a device"
-            raise PictureError(f"cannot read {path}: it is {kind}, expected a file")
-        return path.read_bytes()
+        return read_file(path, LARGEST_FILE)
     except OSError as error:
-        raise PictureError(f"cannot read {path}: {error.strerror or error}") from error
+        raise PictureError(f"cannot read {path}: {error.strerror or error}; expected a picture's file") from error
 
 
 def decode_picture(data: bytes, name: str) -> Tensor:
@@ -113,7 +114,8 @@ def _readable(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise PictureError(f"cannot read {name}: it needs more memory than there is; crop it") from error
     except Exception as error:
-        raise PictureError(f"cannot read {name}: {error or type(error).__name__}; it is damaged") from error
+        why = printable(str(error)) or type(error).__name__
+        raise PictureError(f"cannot read {name}: {why}; it is damaged") from error
 
 
 def _numbers(data: bytes, name: str) -> np.ndarray:
@@ -121,6 +123,7 @@ def _numbers(data: bytes, name: str) -> np.ndarray:
     numbers: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
     if not (numbers.ndim == 2 or (numbers.ndim == 3 and numbers.shape[2] == 3)) or numbers.size == 0:
         raise PictureError(f"{name} holds numbers of shape {numbers.shape}, expected (H, W, 3) or (H, W)")
+    _refuse_many(numbers.shape[0] * numbers.shape[1], name)
     if numbers.dtype in (np.uint8, np.uint16):
         scaled: np.ndarray = np.divide(numbers, np.iinfo(numbers.dtype).max, dtype=np.float32)
         return scaled
@@ -138,9 +141,10 @@ def _pillow_pixels(data: bytes, name: str) -> np.ndarray:
 
     try:
         with warnings.catch_warnings():
-            # Of damaged EXIF data, and of many pixels: the error comes at twice as many.
+            # Of damaged EXIF data, and of many pixels, which have a limit here.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as file:
+                _refuse_many(file.width * file.height, name)
                 _refuse_frames(file, name)
                 _refuse_depth(file, data, name)
                 file.load()
@@ -148,10 +152,15 @@ def _pillow_pixels(data: bytes, name: str) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise PictureError(f"{name} is no picture in a format that Pillow reads; convert it to 8-bit PNG") from error
     except Image.DecompressionBombError as error:
+        raise PictureError(f"{name} has too many pixels: {error}; crop it or make it smaller") from error
+
+
+def _refuse_many(pixels: int, name: str) -> None:
+    if pixels > MOST_PIXELS:
         raise PictureError(
-            f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, which this program takes for damage or "
-            "an attack; crop it or make it smaller"
-        ) from error
+            f"{name} has {pixels / 1e6:.0f} megapixels, at most {MOST_PIXELS / 1e6:.0f} are read; crop it or make it "
+            "smaller"
+        )
 
 
 def _refuse_frames(file: Image, name: str) -> None:
@@ -237,7 +246,9 @@ def _pixels(image: Image, format: str | None, name: str) -> np.ndarray:
         raise PictureError(
             f"{name} has pixels of mode {image.mode!r}, expected RGB, grey or palette; convert it to 8-bit RGB"
         )
-    return np.asarray(image.convert("RGB")).astype(np.float32) / 255
+    pixels = np.asarray(image.convert("RGB")).astype(np.float32)
+    pixels /= 255
+    return pixels
 
 
 def _deep_grey(image: Image, name: str) -> np.ndarray:

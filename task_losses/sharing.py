@@ -6,13 +6,16 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from task_losses import hub
 from task_losses.card import model_card
-from task_losses.files import write_file
+from task_losses.checks import check_number
+from task_losses.files import replacing
 from task_losses.hub import HubOptions
+from task_losses.texts import shown
 from task_losses.weights import MANIFEST, SCHEMA, Weights, describe, serialize_weights
 
 _TASK = re.compile(r"[A-Za-z0-9_][\w-]*", re.ASCII)
@@ -33,19 +36,22 @@ def shared_files(
         license, metrics: see :meth:`task_losses.TaskLoss.save_pretrained`.
 
     Raises:
-        ValueError: the weights are for no task that can name a file.
+        TypeError, ValueError: the weights are for no task that can name a file, the licence is no text, or a metric no
+            finite number.
     """
+    if license is not None and not isinstance(license, str):
+        raise TypeError(f"license must be a string such as 'mit', got {shown(license)} ({type(license).__name__})")
     task = weights.info.get("task")
     if not isinstance(task, str) or not _TASK.fullmatch(task):
         raise ValueError(
-            f"cannot save weights for the task {task!r}: the task must be letters, digits, '_' and '-', since the file "
-            "is named after it; use SRLoss, DenoiseLoss or JPEGLoss, or train with --task"
+            f"cannot save weights for the task {shown(task)}: the task must be letters, digits, '_' and '-', since the "
+            "file is named after it; use SRLoss, DenoiseLoss or JPEGLoss, or train with --task"
         )
     filename = f"{task}.safetensors"
     data = serialize_weights(weights.tensors, weights.architecture, weights.info)
     entry = describe(data, filename)
     if metrics is not None:
-        entry["metrics"] = dict(metrics)
+        entry["metrics"] = {str(name): check_number(f"metrics[{name!r}]", value) for name, value in metrics.items()}
     content = {
         "schema": SCHEMA,
         "repo_id": repo_id,
@@ -57,12 +63,24 @@ def shared_files(
 
 
 def save(files: Mapping[str, bytes], directory: str | os.PathLike[str]) -> None:
-    """Writes files into a folder, which is made if need be."""
-    folder = Path(directory).expanduser()
+    """Writes files into a folder, which is made if need be; the last of them is the manifest.
+
+    A kill leaves what loads: the old files, the new ones, or the old or new weights without a manifest. A disk that
+    cannot hold all leaves the old files.
+
+    Raises:
+        OSError: the folder cannot be written, or the path names no home.
+    """
+    try:
+        folder = Path(directory).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"the path {shown(str(directory))} names no place: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    # The manifest comes last: until it is there, nothing claims to be complete.
-    for name, content in files.items():
-        write_file(folder / name, content)
+    with ExitStack() as renames:  # in the opposite order
+        for name, content in reversed([*files.items()]):
+            renames.enter_context(replacing(folder / name)).write_bytes(content)
+        # It would contradict the new weights. Without one, a folder is what its weight file says.
+        (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def push(repo_id: str, files: Mapping[str, bytes], message: str, options: HubOptions, private: bool) -> str:
@@ -73,4 +91,4 @@ def push(repo_id: str, files: Mapping[str, bytes], message: str, options: HubOpt
 
 
 def manifest_bytes(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -7,12 +7,17 @@ import os
 import re
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from task_losses import hub
+from task_losses.files import read_file
 from task_losses.hub import HubFile, HubOptions
+from task_losses.texts import shown
 from task_losses.weights import (
+    LARGEST_FILE,
+    LARGEST_MANIFEST,
     MANIFEST,
     Weights,
     WeightsError,
@@ -71,14 +76,14 @@ def load_weights(
         return released_weights(task, options)
     if is_path(source):
         check_no_hub_options("a path", revision, options)
-        return local_weights(Path(source).expanduser(), task)
+        return local_weights(Path(source), task)
     if not isinstance(source, str):
         raise TypeError(
-            f"pretrained must be True, False, a path or 'owner/repo', got {source!r} ({type(source).__name__})"
+            f"pretrained must be True, False, a path or 'owner/repo', got {shown(source)} ({type(source).__name__})"
         )
     if not _REPO_ID.fullmatch(source):
         raise ValueError(
-            f"pretrained={source!r} is neither a path nor a Hub repository: write a path as Path({source!r}), or as a "
+            f"pretrained={shown(source)} is neither a path nor a Hub repository: write a path as Path('...'), or as a "
             "string that starts with './', '/' or '~' or ends with '.safetensors'; write a repository as 'owner/repo'"
         )
     return repository_weights(source, task, revision or "main", options)
@@ -147,7 +152,8 @@ def pinned_weights(task: str, options: HubOptions) -> Weights:
         )
     task, entry = _choose(released, task, name="the package's manifest")
     file = HubFile(released["repo_id"], released["revision"], entry["filename"])
-    weights, cached = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
+    parse = partial(parse_entry, task=task, entry=entry, source=str(file))
+    weights, cached = hub.fetch(file, parse, options, most=entry["size"])
     return replace(weights, source="cache" if cached else "hub")
 
 
@@ -157,10 +163,11 @@ def repository_weights(repo_id: str, task: str | None, revision: str, options: H
     listing = hub.resolve(asked, options)
     commit = listing.revision
     log.info("%s@%s is commit %s; revision=%r pins it", repo_id, revision, commit, commit)
-    content, _ = hub.fetch(listing, lambda data: parse_manifest(data, source=str(listing)), options)
+    content, _ = hub.fetch(listing, partial(parse_manifest, source=str(listing)), options, most=LARGEST_MANIFEST)
     task, entry = _choose(content, task, name=str(listing))
     file = HubFile(repo_id, commit, entry["filename"])
-    weights, _ = hub.fetch(file, lambda data: parse_entry(data, task, entry, source=str(file)), options)
+    parse = partial(parse_entry, task=task, entry=entry, source=str(file))
+    weights, _ = hub.fetch(file, parse, options, most=entry["size"])
     hub.remember(asked, commit, options)
     return replace(weights, source=f"{repo_id}@{commit}")
 
@@ -171,12 +178,19 @@ def local_weights(path: Path, task: str | None) -> Weights:
     Raises:
         WeightsError: missing or damaged, or for another task.
     """
-    folder = path if path.is_dir() else path.parent
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:  # no such user, or nobody knows where the home is
+        raise WeightsNotFound(f"the path {shown(str(path))} names no place: {error}; write it without '~'") from error
+    is_folder = os.path.isdir(path)  # the path's own method raises where a name is too long
+    folder = path if is_folder else path.parent
     listing = folder / MANIFEST
-    content = parse_manifest(_read(listing), source=str(listing)) if listing.is_file() else None
-    if path.is_dir():
+    content = None
+    if os.path.lexists(listing):
+        content = parse_manifest(_read(listing, LARGEST_MANIFEST), source=str(listing))
+    if is_folder:
         path = folder / _choose(content, task, name=str(listing))[1]["filename"] if content else _only_file(folder)
-    data = _read(path)
+    data = _read(path, LARGEST_FILE)
     listed = {entry["filename"]: (name, entry) for name, entry in content["weights"].items()} if content else {}
     if path.name in listed:
         weights = parse_entry(data, *listed[path.name], source=str(path))
@@ -194,7 +208,7 @@ def _only_file(folder: Path) -> Path:
     files = sorted(folder.glob("*.safetensors"))
     if len(files) != 1:
         raise WeightsNotFound(
-            f"the folder {str(folder)!r} has no {MANIFEST} and {len(files)} .safetensors files, expected one; "
+            f"the folder {shown(str(folder))} has no {MANIFEST} and {len(files)} .safetensors files, expected one; "
             "name the file, or write the folder with save_pretrained"
         )
     return files[0]
@@ -206,22 +220,26 @@ def _choose(content: dict[str, Any], task: str | None, name: str) -> tuple[str, 
         (task,) = entries
     if task is None:
         raise ValueError(
-            f"{name} lists weights for several tasks ({', '.join(sorted(entries))}): "
+            f"{name} lists weights for several tasks ({_listed(entries)}): "
             "use SRLoss, DenoiseLoss or JPEGLoss, or name one file"
         )
     if task not in entries:
         raise WeightsNotFound(
-            f"{name} lists no weights for the task {task!r}, only for {', '.join(sorted(entries))}; "
-            "TaskLoss takes any task"
+            f"{name} lists no weights for the task {task!r}, only for {_listed(entries)}; TaskLoss takes any task"
         )
     return task, entries[task]
 
 
-def _read(path: Path) -> bytes:
+def _listed(entries: dict[str, Any]) -> str:
+    first = sorted(entries)[:5]
+    return ", ".join(first) + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")
+
+
+def _read(path: Path, most: int) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, most)
     except OSError as error:
         raise WeightsNotFound(
-            f"cannot read the weight file {str(path)!r}: {error.strerror or error}; "
+            f"cannot read the weight file {shown(str(path))}: {error.strerror or error}; "
             "`python -m training.export RUN` writes one, pretrained=True uses the released weights"
         ) from error

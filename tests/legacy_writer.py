@@ -97,7 +97,7 @@ class _Storage:
 
 def _old_state(module: nn.Module) -> dict[str, Any]:
     """The attributes that a module had when the authors saved theirs, and its plain ones."""
-    plain = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str, tuple))}
+    plain = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str, tuple, list, Tensor))}
     state: dict[str, Any] = {key: value for key, value in plain.items() if not key.startswith("_")}
     state |= {f"_{name}": OrderedDict(getattr(module, f"_{name}")) for name in HOOKS}
     children = {"LeakyRelu" if name == "activation" else name: child for name, child in module.named_children()}

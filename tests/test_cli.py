@@ -22,7 +22,7 @@ from task_losses.__main__ import main
 from task_losses.architecture import Architecture
 from task_losses.heat_map import write_heat_map
 from task_losses.losses import LOSSES
-from task_losses.weights import serialize_weights, tensor_shapes
+from task_losses.weights import random_weights, serialize_weights, tensor_shapes
 
 Captured = pytest.CaptureFixture[str]
 
@@ -213,6 +213,22 @@ class TestFolders:
         assert [line.split()[1] for line in captured.out.splitlines()[1:]] == ["b", "a"]
         assert "c.bmp is no picture" in captured.err
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+    def test_names_of_files_forge_no_lines_and_send_no_escapes(
+        self, folders: tuple[str, str], weights: Path, capsys: Captured
+    ) -> None:
+        bad = ("0.0001\n0  b", "\x1b[2J", "\x1b]0;title\x07")
+        for at, suffix in enumerate((".png", ".bmp")):
+            for name in bad[:2]:
+                Image.new("RGB", (16, 16)).save(Path(folders[at], name + suffix))
+        Path(folders[0], f"{bad[2]}.png").write_bytes(b"")
+        Path(folders[1], f"{bad[1]}.bmp").write_bytes(b"damaged")
+        assert main(["score", *folders, "--weights", str(weights)]) == 2
+        captured = capsys.readouterr()
+        lines = [*captured.out.splitlines(), *captured.err.splitlines()]
+        assert all(line.isprintable() for line in lines)
+        assert len(lines) == 1 + 4 + 2
+
     def test_one_name_twice_and_no_name_in_common(
         self, folders: tuple[str, str], weights: Path, capsys: Captured
     ) -> None:
@@ -265,7 +281,12 @@ class TestConsole:
         with os.fdopen(slave, "w") as terminal:
             monkeypatch.setattr(sys, "stderr", terminal)
             assert main(["score", *[str(tmp_path / "large.png")] * 2, "--weights", str(weights)]) == 0
-            said = os.read(master, 100_000).decode()
+            terminal.write("$")
+            terminal.flush()
+            said = ""
+            while not said.endswith("$"):  # a terminal hands on what it has got so far
+                said += os.read(master, 100_000).decode()
+            said = said.removesuffix("$")
         os.close(master)
         shares = [int(value) for value in re.findall(r": (\d+) %", said)]
         assert shares == sorted(shares)
@@ -344,6 +365,56 @@ class TestInfo:
         assert content["multiply_adds_per_pixel"]["full"] == sum(per_scale)
         in_pyramid = per_scale[0] * 0.75**4 + per_scale[1] * 0.75**2 + per_scale[2]
         assert content["multiply_adds_per_pixel"]["pyramid"] == round(in_pyramid)
+
+    def test_a_file_speaks_for_itself_alone(self, tmp_path: Path, capsys: Captured) -> None:
+        """It may claim any identity, forge lines, and send escapes to the terminal."""
+        path = tmp_path / "forged.safetensors"
+        architecture = Architecture(channels=(3,))
+        tensors = {name: torch.zeros(shape) for name, shape in tensor_shapes(architecture).items()}
+        claims = {
+            "sha256": "f" * 64,
+            "source": "embedded",
+            "channels": [99],
+            "license": "MIT\nsha256  " + "e" * 64,
+            "image": {"name": "\x1b[2J\x1b]0;title\x07", "a\nsha256": "\u202eevil\u2028", "deep": {"x" * 9999: ["\r"]}},
+            "\x1b[1A": 1,
+        }
+        path.write_bytes(serialize_weights(tensors, architecture, {"task": "jpeg", **claims}))
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert main(["info", "--weights", str(path), "--json"]) == 0
+        (content,) = json.loads(capsys.readouterr().out)
+        assert (content["sha256"], content["source"], content["channels"]) == (sha256, str(path), [3])
+        assert main(["info", "--weights", str(path)]) == 0
+        out = capsys.readouterr().out
+        lines = out.splitlines()
+        assert all(line.isprintable() and len(line) < 2500 for line in lines)
+        assert out.count("\n") == len(lines) < 20
+        ours, claimed = (
+            lines[: lines.index("the file says of itself:")],
+            lines[lines.index("the file says of itself:") + 1 :],
+        )
+        assert [line.split()[1] for line in ours if line.startswith("sha256")] == [sha256]
+        assert [line.split()[1] for line in ours if line.startswith("source")] == [str(path)]
+        assert all(line.startswith("  ") for line in claimed)
+
+    def test_errors_are_one_printable_line(self, tmp_path: Path, capsys: Captured) -> None:
+        assert main(["info", "--weights", str(tmp_path / "a\n\x1b[2J.safetensors")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.isprintable()
+
+    def test_text_tells_the_command_and_the_use_and_not_every_setting(self, tmp_path: Path, capsys: Captured) -> None:
+        drawn, path = random_weights("jpeg"), tmp_path / "own.safetensors"
+        said = {"task": "own", "command": "python -m training.train --task own", "config": {"steps": 200, "lr": 1.0}}
+        path.write_bytes(serialize_weights(drawn.tensors, drawn.architecture, said))
+        assert main(["info", "--weights", str(path)]) == 0
+        out = capsys.readouterr().out
+        assert re.search("command +python -m training.train --task own", out)
+        assert re.search("smallest side for all scales +79", out)
+        assert "weight_for" in out
+        assert "config" not in out
+        assert "steps" not in out
+        assert main(["info", "--weights", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["config"]["steps"] == 200
 
     def test_text_leaves_the_licence_text_out(self, weights: Path, capsys: Captured) -> None:
         assert main(["info", "--weights", str(weights)]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,85 @@ def test_an_endlessly_nested_object_gives_a_short_error() -> None:
     parts[3] = b"\x80\x02ccollections\nOrderedDict\n" + program + b"\x85R."
     with pytest.raises(LegacyFormatError) as caught:
         read_discriminators(b"".join(parts))
+    assert len(str(caught.value)) < 1000
+
+
+def _nested(networks: list[Any]) -> None:
+    """An attribute that holds itself by way of 60 lists, each of which holds the one before twice."""
+    nested: list[Any] = []
+    first = nested
+    for _ in range(60):
+        nested = [nested, nested]
+    first.append(nested)
+    networks[0].head.conv.stride = nested
+
+
+def _deep(networks: list[Any]) -> None:
+    """What compares equal as far as one looks, and is deep."""
+    nested: tuple[Any, ...] = ()
+    for _ in range(300):
+        nested = (nested,)
+    networks[0].head.conv.stride = (1, nested)
+
+
+def _tensor_for_a_number(networks: list[Any]) -> None:
+    networks[0].head.conv.stride = torch.ones(3)
+
+
+def _tensor_inside(networks: list[Any]) -> None:
+    networks[0].head.conv.stride = (torch.ones(3), 1)
+
+
+def _tensor_for_hooks(networks: list[Any]) -> None:
+    networks[0].head.further_hooks = torch.ones(3)
+
+
+@pytest.mark.parametrize("change", [_nested, _deep, _tensor_for_a_number, _tensor_inside, _tensor_for_hooks])
+def test_an_attribute_that_holds_anything_gives_a_short_error(change: Callable[[list[Any]], None]) -> None:
+    networks = discriminators()
+    change(networks)
+    data = legacy_file(networks)
+    start = time.monotonic()
+    with pytest.raises(StructureError, match=r"must be|carries") as caught:
+        read_discriminators(data)
+    assert time.monotonic() - start < 2
+    assert len(str(caught.value)) < 1000
+
+
+TUPLES = b"(t" + b"\x85" * 3000  # inside each other
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + (
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01NtQ"
+)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        TUPLES,
+        TUPLES + b"Q",
+        TUPLES + b"R",
+        TUPLES + b"\x81",
+        TUPLES + b"\x86Q",
+        TUPLES + b"}b",
+        b"}" + TUPLES + b"K\x00s",
+        b"ccollections\nOrderedDict\n" + TUPLES + b"R",
+        TENSOR + b"K\x00" + b"(" + b"K\x01" * 8000 + b"t" + b"(" + b"K\x01" * 8000 + b"t\x89}tR",
+        TENSOR + b"K\x00" + TUPLES + TUPLES + b"\x89}tR",
+        TENSOR + b"K\x00" + b"(K\x00" + b"\x8a\x10" + b"\x7f" * 16 + b"t(K\x00K\x01t\x89}tR",
+        b"\x8d" + b"\xff" * 8,
+        b"\x8a\xff" + b"\x7f" * 255,
+        b"I" + b"9" * 5000 + b"\n",
+    ],
+    ids=range(14),
+)
+@pytest.mark.parametrize("part", [3, 4])
+def test_what_is_deep_long_or_large_ends_soon_and_short(part: int, program: bytes) -> None:
+    parts = legacy_parts(discriminators())
+    parts[part] = b"\x80\x02" + (b"]" + program + b"a" + program + b"a" if part == 4 else program) + b"."
+    start = time.monotonic()
+    with pytest.raises((LegacyFormatError, StructureError)) as caught:
+        read_discriminators(b"".join(parts))
+    assert time.monotonic() - start < 2
     assert len(str(caught.value)) < 1000
 
 

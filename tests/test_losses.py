@@ -689,7 +689,7 @@ class TestBadInput:
 
     def test_options_are_keyword_only(self, small_file: Path) -> None:
         with pytest.raises(TypeError, match="positional"):
-            TaskLoss(small_file, 1.0)  # type: ignore[call-arg]
+            TaskLoss(small_file, 1.0)  # type: ignore[call-arg, arg-type, unused-ignore]
 
     def test_wrong_weights(self, tmp_path: Path, small_file: Path) -> None:
         with pytest.raises(TypeError, match="pretrained must be"):

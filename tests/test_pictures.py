@@ -170,6 +170,18 @@ def pipe(path: Path) -> Shown:
     return None
 
 
+def long(path: Path) -> Shown:
+    path.touch()
+    os.truncate(path, 2**28 + 1)
+    return None
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    data = io.BytesIO()
+    np.lib.format.write_array_header_1_0(data, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return data.getvalue()
+
+
 def folder(path: Path) -> Shown:
     path.mkdir()
     return None
@@ -250,7 +262,12 @@ CASES: dict[str, list[Make]] = {
     "16-bit grey TIFF that stores white as 0": [tiff(GREY, photometric="miniswhite")],
     "CMYK, Lab": [refused(COLOUR.convert("CMYK"), ".jpg"), refused(Image.new("LAB", (16, 16)), ".tif")],
     "several frames or pages: GIF, TIFF, APNG, WebP": [frames(suffix) for suffix in (".gif", ".tif", ".png", ".webp")],
-    "more pixels than Pillow allows (179 million)": [content(png(20000, 20000, 8, 2, b"\0" * 60000))],
+    "over 67 megapixels, or a file of over 268 MB": [
+        content(png(9000, 9000, 8, 2, b"\0" * 27000)),  # under Pillow's own limits
+        content(png(20000, 20000, 8, 2, b"\0" * 60000)),
+        content(npy_header((9000, 9000)) + bytes(9000 * 9000)),
+        long,
+    ],
     "pipes, devices, folders": [folder, *([pipe] if hasattr(os, "mkfifo") else [])],
     "empty, cut or damaged files, and what is no picture": [
         content(b""),
@@ -313,10 +330,13 @@ def test_a_picture_is_read_or_refused_as_the_page_says(row: str, make: Make, tmp
         (tiff(np.linspace(-1024, 3000, 2048, dtype=np.float32).reshape(32, 64)), "-1024 to 3000.*black.*npy"),
         (refused(COLOUR.convert("CMYK"), ".jpg"), "mode 'CMYK'.*convert it"),
         (frames(".gif"), "2 frames.*save the frame"),
+        (content(png(9000, 9000, 8, 2, b"\0" * 27000)), "81 megapixels, at most 67 are read; crop it"),
         (content(png(20000, 20000, 8, 2, b"\0" * 60000)), "pixels.*crop it"),
+        (long, "268435457 bytes, at most 268435456 are read"),
         (content(b""), "empty file"),
         (content(b"no picture"), "no picture in a format"),
-        (folder, "a folder, expected a file"),
+        (folder, "[Dd]irectory; expected a picture's file"),
+        *([(pipe, "not a regular file; expected a picture's file")] if hasattr(os, "mkfifo") else []),
     ],
 )
 def test_a_refusal_says_why_and_what_to_do(make: Make, words: str, tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from task_losses.files import write_file
+from task_losses.files import read_file, write_file
 from training.config import Config
 from training.material import Material
 from training.scale import Scale
 from training.scaling import DRAWS
+
+LARGEST = 2**32  # bytes of a checkpoint that is read; those of the default settings have a thousandth
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -37,9 +39,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: the file is damaged, or of another version.
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
+    data = read_file(path, LARGEST)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is packed, and may hold any amount")
             if damaged := archive.testzip():  # torch does not compare checksums
                 raise ValueError(f"{damaged} in it is not what was written")
         content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
@@ -93,7 +97,14 @@ def _faults(content: Any) -> Iterator[str]:
 
 
 def _is_image(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 4 and x.shape[:2] == (1, 3) and x.numel() > 0
+    """Whether it is one, and has all its pixels in the file: strides of 0 would make much of little."""
+    return (
+        isinstance(x, Tensor)
+        and x.is_floating_point()
+        and x.dim() == 4
+        and x.shape[:2] == (1, 3)
+        and 0 < x.numel() * x.element_size() <= x.untyped_storage().nbytes()
+    )
 
 
 def _faults_of_networks(state: Mapping[str, Any], config: Config, scale: int) -> Iterator[str]:

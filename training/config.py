@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass
 from types import NoneType, UnionType
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import torch
 
-from task_losses.architecture import DISTANCES, Architecture
+from task_losses.architecture import DISTANCES, MOST_SCALES, Architecture
+from task_losses.texts import printable, shown
 from training.builtin import BUILTIN
 from training.objectives import OBJECTIVES, Objective
 
@@ -22,7 +23,13 @@ KERNELS = ("auto", "triton", "native", "reference", "autograd")
 INDIFFERENT = ("checkpoint_every", "device", "threads", "kernels", "command_seconds")
 
 # What a run did before there were settings for it: files of older versions do not name these.
-BEFORE = {"objective": "wgan-gp", "spectral_norm": False, "image_exponent": 2.0}
+BEFORE = {
+    "objective": "wgan-gp",
+    "spectral_norm": False,
+    "image_exponent": 2.0,
+    "texture_taps": (),
+    "periods": (),
+}
 
 
 def setting(default: Any, text: str, section: str | None = None, choices: Sequence[str] | None = None) -> Any:
@@ -120,6 +127,10 @@ class Config(_Strengths):
     distance: str = setting("squared", "how it compares them: by such differences", choices=tuple(DISTANCES))
     image_exponent: float = setting(2.0, "how it compares the image itself: by |difference|^exponent, from 1 to 2")
     image_share: float = setting(0.6, "share of the image itself in the loss, where 0 is among the taps")
+    texture_taps: tuple[int, ...] = setting((1, 4), "layers whose strength in windows it compares; no number: none")
+    texture_pull: float = setting(0.75, "gradient of that beside the differences, on the training image, at texture=1")
+    periods: tuple[int, ...] = setting((8,), "pixels; it compares errors that repeat so once more; no number: none")
+    periodic_weight: float = setting(0.05, "factor of that; an error without any order counts as its mean square")
 
     steps: int = setting(200, "steps per scale", "how they are trained")
     generator: bool = setting(False, "the paper's adversary; without it the distorted level itself is the fake")
@@ -151,12 +162,14 @@ class Config(_Strengths):
         for name, kind in get_type_hints(Config).items():
             value = getattr(self, name)
             if not _is_of(value, kind):
-                raise ValueError(f"{_flag(name)} must be {_kind_in_words(kind)}, got {value!r}")
+                raise ValueError(f"{_flag(name)} must be {_kind_in_words(kind)}, got {shown(value)}")
             if kind is float or kind == tuple[float, float]:  # a whole number is one of these; torch is stricter
                 object.__setattr__(self, name, float(value) if kind is float else tuple(map(float, value)))
         for name in ("steps", "critic_updates", "generator_updates", "checkpoint_every", "scales"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        if self.scales > MOST_SCALES:  # before there are as many of anything
+            raise ValueError(f"scales must be at most {MOST_SCALES}, got {shown(self.scales)}")
         smallest = self.architecture.receptive_field  # it raises where there is no such architecture
         _ = self.critic_objective  # as it does
         problems = [
@@ -190,6 +203,7 @@ class Config(_Strengths):
                 self.wiener != 0 and (self.wiener < 0 or self.wiener % 2 == 0),
                 f"wiener must be an odd number of pixels, or 0 for no filter, got {self.wiener}",
             ),
+            (self.texture_pull < 0, f"texture-pull must not be negative, got {self.texture_pull}"),
             (not 0 < self.image_share < 1, f"image-share must lie between 0 and 1, got {self.image_share}"),
             (self.threads < 0, f"threads must be at least 1, or 0 for as many as possible, got {self.threads}"),
             (self.kernels not in KERNELS, f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}"),
@@ -248,6 +262,9 @@ class Config(_Strengths):
             taps=self.taps,
             distance=self.distance,
             image_exponent=self.image_exponent,
+            texture_taps=self.texture_taps,
+            periods=self.periods,
+            periodic_weight=self.periodic_weight,
         )
 
     @property
@@ -266,8 +283,9 @@ class Config(_Strengths):
         Raises:
             ValueError: it has settings that are not known here, or values that cannot be.
         """
-        if unknown := sorted(content.keys() - {entry.name for entry in fields(cls)}):
-            raise ValueError(f"there are no settings {', '.join(unknown)}: a newer version may have written them")
+        if unknown := content.keys() - {entry.name for entry in fields(cls)}:
+            names = printable(", ".join(sorted(map(str, unknown))))
+            raise ValueError(f"there are no settings {names}: a newer version may have written them")
         settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
         return cls(**{**BEFORE, **settings})
 
@@ -292,7 +310,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = Non
         elif isinstance(entry.default, tuple):
             several = hints[entry.name] in (tuple[int, ...], tuple[float, ...])
             kind = type(entry.default[0]) if entry.default else float
-            count = "+" if several else len(entry.default)
+            count = "*" if several else len(entry.default)  # none at all is a value too
             section.add_argument(flag, type=kind, nargs=count, metavar="N", default=None, help=text)
         else:
             kind, choices = type(entry.default), entry.metadata["choices"]
@@ -343,7 +361,7 @@ def _is_of(value: Any, kind: Any) -> bool:
     if isinstance(value, bool) or kind is bool:
         return kind is bool and isinstance(value, bool)
     if kind is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
     return isinstance(value, kind)
 
 

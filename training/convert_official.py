@@ -24,8 +24,10 @@ if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from task_losses.architecture import SLOPE, Architecture
+from task_losses.files import read_file, write_file
 from task_losses.losses import LOSSES
-from task_losses.weights import WeightsError, named_layers, parse_weights, serialize_weights
+from task_losses.texts import printable, shown
+from task_losses.weights import LARGEST_FILE, WeightsError, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
 from training.legacy_pickle import Node, read_legacy
 
@@ -149,8 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        result = convert(options.source.read_bytes(), options.task, options.scales)
-        options.out.write_bytes(result)
+        result = convert(read_file(options.source, LARGEST_FILE), options.task, options.scales)
+        write_file(options.out, result)
     except (ValueError, OSError, WeightsError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
@@ -210,22 +212,33 @@ def _children(node: Any, name: str, children: tuple[str, ...], where: str) -> di
     if not isinstance(node, Node) or node.name != name:
         raise StructureError(f"{where}: expected {name}, found {getattr(node, 'name', type(node).__name__)}")
     _expect(node, where, training=False)
-    hooks = [key for key, value in node.state.items() if key.endswith("hooks") and value]
+    filled = [key for key, value in node.state.items() if value is not None and not _same(value, {})]
+    hooks = printable(", ".join(key for key in filled if key.endswith("hooks")), 300)
     if hooks:
-        raise StructureError(f"{where}: {name} carries {', '.join(hooks)}, which cannot be carried over")
+        raise StructureError(f"{where}: {name} carries {hooks}, which cannot be carried over")
     found = node.state.get("_modules", {})
     if not isinstance(found, dict) or tuple(found) != children:
-        raise StructureError(f"{where}: expected the submodules {children} of {name}, found {tuple(found)}")
+        raise StructureError(f"{where}: expected the submodules {children} of {name}, found {shown(found)}")
     return found
 
 
 def _expect(node: Node, where: str, **attributes: Any) -> None:
     for key, expected in attributes.items():
-        if node.state.get(key) != expected:
+        found = node.state.get(key)
+        if not _same(found, expected):
             raise StructureError(
-                f"{where}: {key} of {node.name} must be {expected!r}, found {node.state.get(key)!r}; "
-                "the authors' loss is another network"
+                f"{where}: {key} of {node.name} must be {expected!r}, found {shown(found)}; the authors' loss is "
+                "another network"
             )
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Equality with something simple. ``==`` goes as deep as a hostile file, and makes tensors of tensors."""
+    if type(found) is not type(expected):
+        return False
+    if isinstance(expected, tuple):
+        return len(found) == len(expected) and all(map(_same, found, expected))
+    return not found if expected == {} else bool(found == expected)
 
 
 def _tensor(node: Node, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from task_losses.pictures import decode_picture, read_file
+from task_losses.pictures import decode_picture, picture_bytes
 from task_losses.pyramid import level_size, resize
 from training.config import Config
 
@@ -63,7 +63,7 @@ def open_image(name: str, licence: str = "") -> tuple[Tensor, Source]:
         folder = Path(skimage.data.__file__).parent
         path = next(file for file in folder.glob(f"{short}.*") if file.suffix in (".png", ".jpg"))
         licence = SKIMAGE_LICENCES[short]
-    data = read_file(path)
+    data = picture_bytes(path)
     shown = name if name.startswith("skimage:") else path.name
     return decode_picture(data, str(path)), Source(shown, licence or "not stated", hashlib.sha256(data).hexdigest())
 

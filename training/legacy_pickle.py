@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import math
 import pickletools
-import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from task_losses.texts import printable, shown
+
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 STORAGES = {"torch.FloatStorage": torch.float32, "torch.LongStorage": torch.int64}
 ORDERED_DICT = "collections.OrderedDict"
 REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
-
-
-_short = reprlib.repr  # bounded, however large and nested the thing is: the plain repr of a hostile one never ends
+MOST_AXES = 4  # of a tensor: a convolution's weights have four
 
 
 class LegacyFormatError(ValueError):
@@ -74,10 +73,10 @@ def read_legacy(data: bytes, classes: Collection[str]) -> Any:
         return _read(stream, _Machine(classes, limit=len(data)))
     except LegacyFormatError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise LegacyFormatError(
             f"not a legacy torch file, or a damaged one, near byte {stream.tell()} of {len(data)}: "
-            f"{type(error).__name__}: {error}; download it again and compare its sha256"
+            f"{type(error).__name__}: {printable(str(error), 300)}; download it again and compare its sha256"
         ) from error
 
 
@@ -91,11 +90,15 @@ def _read(stream: io.BytesIO, machine: _Machine) -> Any:
     ):
         raise LegacyFormatError(
             f"expected the magic number {MAGIC:#x}, protocol {PROTOCOL} and a little-endian system, "
-            f"found {_short(magic)}, {_short(protocol)}, {_short(system)}; this is not a legacy torch file"
+            f"found {shown(magic)}, {shown(protocol)}, {shown(system)}; this is not a legacy torch file"
         )
     result = machine.run(stream)
     keys = machine.run(stream)
-    if not isinstance(keys, list) or sorted(keys) != sorted(machine.storages):
+    if (
+        not isinstance(keys, list)
+        or not all(type(key) is str for key in keys)
+        or sorted(keys) != sorted(machine.storages)
+    ):
         raise LegacyFormatError("the list of storages does not fit the tensors in the file; download the file again")
     for key in keys:
         storage = machine.storages[key]
@@ -104,8 +107,8 @@ def _read(stream: io.BytesIO, machine: _Machine) -> Any:
         raw = stream.read(size)
         if count != storage.numel() or len(raw) != size:
             raise LegacyFormatError(
-                f"storage {key} must hold {storage.numel()} numbers, found {count} in {len(raw)} of {size} bytes; "
-                "the file is cut short or damaged: download it again"
+                f"storage {shown(key)} must hold {storage.numel()} numbers, found {count} in {len(raw)} of {size} "
+                "bytes; the file is cut short or damaged: download it again"
             )
         if raw:
             storage.copy_(torch.frombuffer(bytearray(raw), dtype=storage.dtype))
@@ -196,7 +199,7 @@ class _Machine:
                     _expect(stack[-1], Node).state = _expect(state, dict)
                 case _:
                     raise LegacyFormatError(
-                        f"the opcode {opcode.name} ({_short(argument)}) at byte {position} is refused: "
+                        f"the opcode {opcode.name} ({shown(argument)}) at byte {position} is refused: "
                         "a saved network does not need it. Do not load this file by other means"
                     )
         raise AssertionError("pickletools ends every pickle with STOP or raises")
@@ -204,7 +207,7 @@ class _Machine:
     def _name(self, name: str) -> _Global:
         if name not in self._allowed:
             raise LegacyFormatError(
-                f"the file asks for {name!r:.100}, which is refused: a file of discriminators needs only "
+                f"the file asks for {shown(name)}, which is refused: a file of discriminators needs only "
                 f"{', '.join(sorted(self._allowed))}. Do not load this file by other means"
             )
         return _Global(name)
@@ -215,23 +218,23 @@ class _Machine:
                 return cls
             case ("storage", _Global(name), str(key), str(), int(count), None) if name in STORAGES:
                 return self._storage(key, STORAGES[name], count)
-        raise LegacyFormatError(f"unexpected persistent id {_short(identity)}; expected a class or a storage")
+        raise LegacyFormatError(f"unexpected persistent id {shown(identity)}; expected a class or a storage")
 
     def _storage(self, key: str, dtype: torch.dtype, count: int) -> Tensor:
         if key not in self.storages:
             self._room -= count * dtype.itemsize
             if count < 0 or self._room < 0:
-                raise LegacyFormatError(f"storage {key} of {count} numbers does not fit into the file")
+                raise LegacyFormatError(f"storage {shown(key)} of {shown(count)} numbers does not fit into the file")
             self.storages[key] = torch.zeros(count, dtype=dtype)
         storage = self.storages[key]
         if storage.dtype != dtype or storage.numel() != count:
-            raise LegacyFormatError(f"storage {key} is declared twice, differently")
+            raise LegacyFormatError(f"storage {shown(key)} is declared twice, differently")
         return storage
 
     def _new(self, cls: Any, arguments: Any) -> Node:
         if isinstance(cls, _Global) and cls.name in self._classes and arguments == ():
             return Node(cls.name)
-        raise LegacyFormatError(f"refused to make {_short(cls)} from {_short(arguments)}")
+        raise LegacyFormatError(f"refused to make {shown(cls)} from {shown(arguments)}")
 
     def _rebuild(self, function: Any, arguments: Any) -> Any:
         match function, arguments:
@@ -244,18 +247,19 @@ class _Machine:
                 return _view(storage, offset, size, stride)
             case _Global(name="torch._utils._rebuild_parameter"), (Tensor() as tensor, bool(), {**hooks}) if not hooks:
                 return tensor
-        raise LegacyFormatError(f"refused to call {_short(function)} with {_short(arguments)}")
+        raise LegacyFormatError(f"refused to call {shown(function)} with {shown(arguments)}")
 
 
 def _view(storage: Tensor, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> Tensor:
     """A contiguous tensor in a storage. Saved weights have no other layout."""
-    if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
-        raise LegacyFormatError(f"refused to make a tensor of shape {_short(size)}, strides {_short(stride)}")
+    fits = len(size) == len(stride) <= MOST_AXES
+    if not fits or not all(type(number) is int and 0 <= number < 2**31 for number in (offset, *size, *stride)):
+        raise LegacyFormatError(f"refused to make a tensor of shape {shown(size)}, strides {shown(stride)}")
     count = math.prod(size)
     expected = tuple(math.prod(size[axis + 1 :]) for axis in range(len(size)))
     if offset + count > storage.numel() or stride != expected:
         raise LegacyFormatError(
-            f"a tensor of shape {_short(size)}, strides {_short(stride)} at {offset} is not a contiguous part of its "
+            f"a tensor of shape {shown(size)}, strides {shown(stride)} at {offset} is not a contiguous part of its "
             f"storage of {storage.numel()} numbers"
         )
     return storage[offset : offset + count].view(size)
@@ -263,12 +267,12 @@ def _view(storage: Tensor, offset: int, size: tuple[Any, ...], stride: tuple[Any
 
 def _expect(value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise LegacyFormatError(f"expected a {kind.__name__}, found {_short(value)}")
+        raise LegacyFormatError(f"expected a {kind.__name__}, found {shown(value)}")
     return value
 
 
 def _set_items(target: Any, items: list[Any]) -> None:
     keys = items[::2]
     if len(items) % 2 or not all(type(key) is str for key in keys):
-        raise LegacyFormatError(f"expected names and values for a dict, found {_short(items)}")
+        raise LegacyFormatError(f"expected names and values for a dict, found {shown(items)}")
     _expect(target, dict).update(zip(keys, items[1::2], strict=True))

@@ -40,14 +40,16 @@ from training.threads import available
 from training.train import Run, prepare_run, train_runs
 
 
-def open_trial(path: Path, given: dict[str, Any], recipe: str) -> Run:
-    """A training that begins, or goes on if its folder has a checkpoint.
+def open_trial(path: Path, given: dict[str, Any], recipe: str, look: bool = False) -> Run:
+    """A training that begins, or goes on if it was begun in its folder.
+
+    Args:
+        look: without the folder's lock, to see that it can.
 
     Raises:
         ValueError: its settings are wrong, or others than those it was begun with.
     """
-    resume = RunFolder(path).checkpoint_path.exists()
-    return prepare_run(path, given, argparse.Namespace(resume=resume, recipe=recipe))
+    return prepare_run(path, given, argparse.Namespace(recipe=recipe, dry_run=look), RunFolder(path).begun)
 
 
 def trial(path: Path, given: dict[str, Any], recipe: str, metric: str | None, node: str) -> Result:
@@ -61,17 +63,18 @@ def trial(path: Path, given: dict[str, Any], recipe: str, metric: str | None, no
         What training, exporting and the metric raise.
     """
     run, done = open_trial(path, given, recipe), path / "result.json"
-    if done.exists():
-        result = Result(**json.loads(done.read_text(encoding="utf-8")))
-        if result.metric == metric:
-            return result
-    if run.checkpoint is None:
-        (path / "losses.csv").unlink(missing_ok=True)  # of an attempt that ended before its first checkpoint
-    run.open()
-    begun = run.checkpoint["scale"] * run.config.steps + run.checkpoint["step"] if run.checkpoint else 0
-    with (path / "attempts.txt").open("a", encoding="utf-8") as file:
-        file.write(f"from step {begun} on node {node}\n")
-    train_runs([run])
+    try:
+        if done.exists():
+            result = Result(**json.loads(done.read_text(encoding="utf-8")))
+            if result.metric == metric:
+                return result
+        run.open()
+        begun = run.checkpoint["scale"] * run.config.steps + run.checkpoint["step"] if run.checkpoint else 0
+        with (path / "attempts.txt").open("a", encoding="utf-8") as file:
+            file.write(f"from step {begun} on node {node}\n")
+        train_runs([run])
+    finally:
+        run.folder.close()
     weights = export(run.folder)
     value = float(find(metric)(weights)) if metric else None
     attempts = (path / "attempts.txt").read_text(encoding="utf-8").splitlines()
@@ -186,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.metric:
             find(arguments.metric)
         for name, settings in trials.items():  # fail before anything starts
-            config = open_trial(out / name, settings, arguments.recipe).config
+            config = open_trial(out / name, settings, arguments.recipe, look=True).config
             open_image(config.image), make_distortion(config)
         results, failed = sweep(trials, out, arguments)
         elsewhere = unseen(out, results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -15,13 +16,23 @@ RETIRED = (
 )
 
 
-def code_commit() -> str:
-    """The commit of the code, marked when tracked files differ from it; "unknown" outside a checkout."""
+def code_commit(root: Path = ROOT) -> str:
+    """The commit of the code, marked when tracked files differ from it; "unknown" outside a checkout.
+
+    A repository around the code's folder says nothing about the code, nor does one that git's own variables name.
+    """
     try:
-        described = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        if not os.path.samefile(_git(root, "rev-parse", "--show-toplevel"), root):
+            return "unknown"
+        return _git(root, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(folder: Path, *command: str) -> str:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(["git", *command], cwd=folder, env=plain, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def machine() -> dict[str, Any]:

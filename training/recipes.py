@@ -12,10 +12,12 @@ from typing import Any
 # Of each built-in task: what made its released weights.
 RECIPES: dict[str, dict[str, Any]] = {
     "sr": {
-        "channels": (24,),
         "taps": (1, 4),
         "distance": "absolute",
         "image_share": 0.5,  # without effect, as 0 is not among the taps; it stands in the file
+        "texture_pull": 0.3,
+        "periods": (3, 8),  # of networks that upscale by 2, 3, 4 and 8
+        "periodic_weight": 1.0,  # beside absolute differences, whose gradient is that much larger
         "upscale": True,
         "wiener": 0,
         "steps": 100,
@@ -23,7 +25,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "spectral_norm": False,
     },
     "denoise": {},
-    "jpeg": {"image_exponent": 1.5, "image_share": 0.9},
+    "jpeg": {"image_exponent": 1.5, "image_share": 0.9, "periodic_weight": 0.1},
 }
 
 # The form of the paper, with SinGAN's settings where it states none; for every task.
@@ -31,6 +33,8 @@ PAPER: dict[str, Any] = {
     "longest_side": 250,
     "channels": (32, 32, 32, 32, 64, 64, 64, 64),
     "taps": (1, 4, 5),
+    "texture_taps": (),
+    "periods": (),
     "generator": True,
     "upscale": True,
     "wiener": 0,

@@ -7,6 +7,8 @@ loss has the size of a sum of pixel losses whatever the training was, and featur
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from statistics import geometric_mean
 from typing import NamedTuple
 
 import torch
@@ -14,11 +16,15 @@ from torch import Tensor
 
 from task_losses.architecture import DISTANCES, differences
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.distance import distance_and_gradient
+from task_losses.levels import Selection
+from task_losses.weights import random_weights
 from training.config import Config
 from training.distortions import make_adversary
 from training.images import open_image, starts_and_levels
 
 DRAWS = 8  # of the distortion's strength, at each scale
+CONTROLS = 4  # draws of random weights
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
@@ -75,6 +81,57 @@ def feature_scale(
     share = config.image_share if 0 in config.taps else 0.5
     factor = of_image / of_features * (1 - share) / share
     return factor**0.5 if config.distance == "squared" else factor
+
+
+def random_scale(config: Config, examples: Sequence[Examples]) -> float:
+    """What :func:`feature_scale` is for random weights of the same shape, as the geometric mean of ``CONTROLS`` draws.
+
+    A single draw is about a tenth off it. With it ``TaskLoss(pretrained=False, like=FILE)`` makes a control whose
+    features weigh as much as the file's, without the image and the distortion.
+    """
+    factors = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(CONTROLS):
+            torch.manual_seed(seed)
+            drawn = random_weights(config.task, config.architecture)
+            layers = [drawn.layers(scale) for scale in range(config.scales)]
+            factors.append(feature_scale(layers, config, examples=examples))
+    return float(f"{geometric_mean(factors):.3g}")  # more digits would be of chance, and of the machine
+
+
+@torch.no_grad()
+def texture_weight(discriminators: Sequence[Layers], config: Config, examples: Sequence[Examples]) -> float:
+    """The texture term's factor that gives it its pull on the training image.
+
+    Its gradient by the image then has ``texture_pull`` times the norm of the gradient by all differences, those of
+    the image and of features, summed over the examples of the finest scale.
+
+    Args:
+        discriminators: layers of each scale, scaled.
+        examples: of each scale.
+
+    Returns:
+        0 where there is no such term, or the image is too small for a window.
+    """
+    if not config.texture_taps or not config.texture_pull:
+        return 0.0
+    # Without errors that repeat: what a distortion leaves may be full of them, what a network leaves is not.
+    form = replace(config.architecture, periodic_weight=0.0)
+    rest, both = (
+        Selection(replace(form, texture_weight=weight), tuple(range(config.scales)), "pyramid") for weight in (0.0, 1.0)
+    )
+    level, distorted = examples[-1]
+    of_rest = of_texture = 0.0
+    for pred in distorted.split(1):
+        gradients = [
+            distance_and_gradient(
+                pred, level, seen.levels((pred.shape[2], pred.shape[3]), seen.discriminators(discriminators))
+            )[1]
+            for seen in (rest, both)
+        ]
+        of_rest += gradients[0].norm().item()
+        of_texture += (gradients[1] - gradients[0]).norm().item()
+    return config.texture_pull * of_rest / of_texture if of_texture else 0.0
 
 
 @torch.no_grad()

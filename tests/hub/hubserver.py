@@ -16,12 +16,14 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -44,6 +46,10 @@ class Fault:
         flip: flip a bit of the last byte of the body.
         cut: leave this many bytes out of the body, and announce its true length: all but what the HEAD said.
         pace: seconds to wait after the first 1000 bytes of the body.
+        body_drip: seconds between the single bytes of the body.
+        endless: send zeros as the body, until the client hangs up.
+        headers: in the place of the answer's own, or besides.
+        content: in the place of the file's own.
     """
 
     path: str
@@ -60,6 +66,10 @@ class Fault:
     flip: bool = False
     cut: int = 0
     pace: float = 0
+    body_drip: float = 0
+    endless: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
 
 
 @dataclass
@@ -108,10 +118,14 @@ class LocalHub(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.port = self.server_address[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"http{'s' if certificate else ''}://127.0.0.1:{self.port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
@@ -121,6 +135,7 @@ class LocalHub(ThreadingHTTPServer):
         self.log: list[tuple[str, str, dict[str, str]]] = []
         self.lock = threading.Lock()
         self.stopping = threading.Event()
+        self.sent = 0  # bytes of endless bodies
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is no news here."""
@@ -146,8 +161,9 @@ class LocalHub(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(port: int = 0) -> Iterator[LocalHub]:
-    hub = LocalHub(port)
+def serve(port: int = 0, certificate: Path | None = None) -> Iterator[LocalHub]:
+    """Runs a server. certificate: a PEM file with the key and the certificate, for https."""
+    hub = LocalHub(port, certificate)
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -217,7 +233,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> None:
         """Sends bytes, or anything else as JSON, with the length and none of the faults of a body."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_head(status, {"Content-Length": str(len(content)), **(headers or {})})
+        self.send_head(status, {"Content-Length": str(len(content)), **(headers or {}), **self.fault.headers})
         if self.command != "HEAD":
             self.wfile.write(content)
 
@@ -241,14 +257,23 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, b"", {"Content-Length": str(len(content)), **headers})
         if fault.flip:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        content = content[: len(content) - fault.cut]
+        content = (content if fault.content is None else fault.content)[: len(content) - fault.cut]
         status = 200
         resumed = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if resumed:
             start, status = int(resumed[1]), 206
             headers = {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
             content = content[start:]
-        self.send_head(status, {"Content-Length": str(len(content)), **headers})
+        self.send_head(status, {"Content-Length": str(len(content)), **headers, **fault.headers})
+        while fault.endless and not self.server.stopping.is_set():
+            self.server.sent += self.connection.send(bytes(2**16))
+        if fault.body_drip:
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self.server.stopping.wait(fault.body_drip):
+                    break
+            return None
         if fault.pace:
             self.wfile.write(content[:1000])
             self.wfile.flush()

@@ -1,7 +1,9 @@
 """pretrained="owner/repo", pretrained=PATH, and the three verbs that write what they read."""
 
+import itertools
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hubserver import Fault, LocalHub, sha256
+from kills import killed_at
 
 from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
 from task_losses.architecture import Architecture
@@ -338,6 +341,8 @@ def test_home_folder(loss: TaskLoss, tmp_path: Path, monkeypatch: pytest.MonkeyP
     loss.save_pretrained("~/saved")
     assert (tmp_path / "saved" / MANIFEST).is_file()
     assert JPEGLoss("~/saved").weights_sha256 == loss.weights_sha256
+    with pytest.raises(OSError, match="names no place"):
+        loss.save_pretrained("~nosuchuser/saved")
 
 
 def test_a_failed_save_leaves_what_was_there(loss: TaskLoss, tmp_path: Path) -> None:
@@ -353,6 +358,37 @@ def test_a_failed_save_leaves_what_was_there(loss: TaskLoss, tmp_path: Path) -> 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, for children that are killed")
+def test_a_save_over_an_older_one_may_be_killed_at_any_moment(loss: TaskLoss, tmp_path: Path) -> None:
+    """Before and after each call that changes the disk, a child kills itself: what is left loads, old or new."""
+    folder = tmp_path / "saved"
+    old = JPEGLoss(False)
+    old.save_pretrained(folder)
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hashes = {JPEGLoss(folder).weights_sha256, loss.weights_sha256}
+    found = []
+    for moment in itertools.count():
+        for path in folder.iterdir():
+            path.unlink()
+        for name, content in kept.items():
+            (folder / name).write_bytes(content)
+        if not killed_at(moment, lambda: loss.save_pretrained(folder)):
+            break
+        found.append(JPEGLoss(folder).weights_sha256)
+    assert len(found) > 10
+    assert set(found) == hashes
+    assert JPEGLoss(folder).weights_sha256 == loss.weights_sha256
+
+
+@pytest.mark.parametrize("metrics", [{"a": float("nan")}, {"a": "high"}, {"a": None}])
+def test_metrics_that_are_no_numbers_are_refused(metrics: Any, loss: TaskLoss, tmp_path: Path) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"metrics\['a'\] must be"):
+        loss.save_pretrained(tmp_path / "saved", metrics=metrics)
+    with pytest.raises(TypeError, match="license must be a string"):
+        loss.save_pretrained(tmp_path / "saved", license=["mit"])  # type: ignore[arg-type]
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_part_of_a_loss_cannot_be_saved(tmp_path: Path) -> None:
@@ -376,6 +412,8 @@ def test_model_card(loss: TaskLoss, tmp_path: Path) -> None:
     assert card.startswith('---\nlicense: "cc0-1.0"\nlibrary_name: task-losses\n')
     for fact in ("| image | cat.png |", "| command | python -m training.train |", "| PSNR (dB) | 31.5 |"):
         assert fact in card
+    for use in ("| smallest side | 11 pixels;", "| weight beside L1 | `task_losses.weight_for("):
+        assert use in card
     assert f"`{loss.weights_sha256}`" in card
     entry = json.loads((tmp_path / "saved" / MANIFEST).read_bytes())["weights"]["jpeg"]
     assert entry["metrics"] == {"PSNR (dB)": 31.5}

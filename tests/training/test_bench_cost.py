@@ -166,7 +166,11 @@ def test_a_loss_launches_no_more_than_it_did(kind, committed_launches):
     for shape in loss_launches.SHAPES:
         counted = loss_launches.plain(kind(), shape).launches.total()
         assert counted <= committed_launches[f"{kind.__name__}, plain"]["x".join(map(str, shape))]["launches"]
-        assert counted <= 100 or shape != (8, 3, 96, 96)
+        without = loss_launches.plain(kind(texture=0.0), shape).launches.total()
+        assert (
+            without <= committed_launches[f"{kind.__name__}(texture=0), plain"]["x".join(map(str, shape))]["launches"]
+        )
+        assert (counted <= 200 and without <= 116) or shape != (8, 3, 96, 96)
 
 
 def test_joined_levels_launch_a_quarter_and_compute_less_than_twice(committed_launches):

@@ -57,3 +57,28 @@ def test_a_folder_without_a_home_goes_with_its_process(tmp_path: Path) -> None:
     folder, existed = child.stdout.split()
     assert existed == "True"
     assert not Path(folder).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives a folder away")
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own = kernel_cache()
+    assert own == tmp_path / "task-losses" / "kernels"
+    assert own.stat().st_mode & 0o777 == 0o700
+    os.chown(own, 65534, 65534)
+    assert own not in (kernel_cache(), *kernel_cache().parents)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root becomes another user")
+def test_a_user_whom_nobody_knows_has_a_folder(tmp_path: Path) -> None:
+    code = """
+import os
+from training.cache import kernel_cache
+os.environ.pop("HOME", None), os.environ.pop("XDG_CACHE_HOME", None)
+os.setgid(54321), os.setuid(54321)
+folder = kernel_cache()
+(folder / "written").touch()
+print(oct(folder.stat().st_mode & 0o777), folder.stat().st_uid)
+"""
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert child.stdout.split() == ["0o700", "54321"]

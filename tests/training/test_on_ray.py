@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from training import on_ray, train
+from training.lock import alone
 from training.provenance import ROOT
 from training.run_folder import RunFolder
 from training.sweep_results import Result, unseen, write_results
@@ -160,6 +161,20 @@ def test_a_trial_goes_on_where_the_last_attempt_was(tmp_path: Path, monkeypatch:
     assert int(steps[2]) > 0
     assert (path / "denoise.safetensors").exists()
     assert len((path / "losses.csv").read_text(encoding="utf-8").splitlines()) == 1 + 12
+
+
+def test_a_look_keeps_nobody_out_and_an_end_lets_others_in(tmp_path: Path) -> None:
+    given = {"task": "denoise", "scales": 1, "longest_side": 22, "channels": (4,), "steps": 1}
+    path = tmp_path / "trial"
+    for _ in range(2):  # trained, and looked up
+        on_ray.trial(path, given, "recommended", None, "here")
+        with alone(path / "run.lock"):
+            pass
+    seen = on_ray.open_trial(path, given, "recommended", look=True)
+    with alone(path / "run.lock"):
+        with pytest.raises(BlockingIOError, match="in use by process"):
+            on_ray.trial(path, given, "recommended", None, "there")
+        assert seen.checkpoint is not None
 
 
 def test_what_another_node_wrote_elsewhere_is_missed(tmp_path):

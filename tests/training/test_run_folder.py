@@ -144,7 +144,7 @@ def test_one_process_at_a_time_and_a_dead_one_keeps_nobody_out(tmp_path, whole, 
         owner.send_signal(signal.SIGKILL)
         owner.wait()
         owner.stdout.close()
-    (tmp_path / ".checkpoint.pt.1.partial").write_bytes(b"half")  # as a kill inside of a write leaves it
+    (tmp_path / ".checkpoint.pt.0123abcd.partial").write_bytes(b"half")  # as a kill inside of a write leaves it
     assert run(tmp_path, "--resume") == 0
     assert_same_weights(whole, tmp_path)
     assert not list(tmp_path.glob(".*.partial"))
@@ -295,7 +295,7 @@ def test_a_damaged_log_costs_rows_and_no_weight(tmp_path, monkeypatch, whole, ca
 def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tmp_path, monkeypatch, whole, capsys):
     stop(monkeypatch, tmp_path, 5)
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    partial, honest = tmp_path / f".checkpoint.pt.{os.getpid()}.partial", RunFolder.save_checkpoint
+    partial, honest = tmp_path / ".checkpoint.pt.0123abcd.partial", RunFolder.save_checkpoint
 
     def on_a_full_disk(self, *arguments):
         partial.symlink_to("/dev/full")
@@ -303,6 +303,7 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save_checkpoint", on_a_full_disk)
+        patch.setattr("secrets.token_hex", lambda size: "0123abcd")
         assert run(tmp_path, "--resume") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == f"error: [Errno 28] No space left on device: '{tmp_path / 'checkpoint.pt'}'"

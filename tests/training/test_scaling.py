@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -5,8 +6,20 @@ import torch
 
 from task_losses.architecture import differences
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.distance import distance_and_gradient
+from task_losses.levels import Selection
+from task_losses.weights import random_weights
 from training.config import Config
-from training.scaling import distances, feature_scale, scaled
+from training.scaling import (
+    CONTROLS,
+    Examples,
+    distances,
+    examples_of,
+    feature_scale,
+    random_scale,
+    scaled,
+    texture_weight,
+)
 
 SMALL: dict[str, Any] = {"scales": 2, "longest_side": 48, "channels": (4,), "task": "denoise", "upscale": False}
 
@@ -60,3 +73,55 @@ def test_the_scale_of_the_critic_does_not_matter():
     layers = random_layers(config, 0.3)
     bigger = [scaled(of_scale, 5.0) for of_scale in layers]
     assert feature_scale(bigger, config) == pytest.approx(feature_scale(layers, config) / 5, rel=1e-4)
+
+
+def small_examples(config):
+    layers = random_layers(config, 0.3)
+    factor = feature_scale(layers, config)
+    return [scaled(of_scale, factor) for of_scale in layers], list(examples_of(config))
+
+
+def gradient_norms(layers, config, examples, texture):
+    """Of its differences, and of its texture term."""
+    pred, target = (image.double() for image in (examples[-1].distorted[:1], examples[-1].level))
+    norms = []
+    for with_texture in (0.0, 1.0):
+        form = replace(config.architecture, texture_weight=texture * with_texture, periodic_weight=0.0)
+        selection = Selection(form, tuple(range(config.scales)), "pyramid")
+        parts = [part.double() for part in selection.discriminators(layers)]
+        norms.append(distance_and_gradient(pred, target, selection.levels(pred.shape[2:], parts))[1])
+    return norms[0].norm(), (norms[1] - norms[0]).norm()
+
+
+@pytest.mark.parametrize(("taps", "distance"), [((0, 4), "squared"), ((1, 4), "absolute")])
+@pytest.mark.parametrize("pull", [0.5, 2.0])
+def test_the_texture_term_pulls_as_hard_as_is_asked_for(taps, distance, pull):
+    config = Config(**SMALL, taps=taps, distance=distance, texture_pull=pull)
+    layers, examples = small_examples(config)
+    one = [Examples(level, distorted[:1]) for level, distorted in examples]
+    rest, texture = gradient_norms(layers, config, one, texture_weight(layers, config, one))
+    assert texture / rest == pytest.approx(pull, rel=1e-3)
+
+
+@pytest.mark.parametrize("off", [{"texture_taps": ()}, {"texture_pull": 0.0}])
+def test_without_texture_there_is_no_weight(off):
+    config = Config(**SMALL, **off)
+    layers, examples = small_examples(config)
+    assert texture_weight(layers, config, examples) == 0
+
+
+def test_random_scale_gives_random_features_the_share_of_trained_ones():
+    config = Config(**{**SMALL, "scales": 4, "longest_side": 96, "channels": (16,)}, image_share=0.7)
+    examples = list(examples_of(config))
+    scale = random_scale(config, examples)
+    shares = []
+    for seed in range(CONTROLS, CONTROLS + 6):  # other draws than those that it was measured on
+        torch.manual_seed(seed)
+        drawn = random_weights(config.task, config.architecture)
+        layers = [scaled(drawn.layers(k), scale) for k in range(config.scales)]
+        image = features = 0.0
+        for k, of_image, of_features in distances(layers, config, examples=examples):
+            image += of_image if k == config.scales - 1 else 0
+            features += of_features
+        shares.append(image / (image + features))
+    assert sum(shares) / len(shares) == pytest.approx(0.7, abs=0.05)

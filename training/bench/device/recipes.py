@@ -71,7 +71,8 @@ def compared(loss: TaskLoss, released: TaskLoss, image: Tensor) -> dict[str, Any
     blurred = torch.nn.functional.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
     changes = {"noise": image + 0.1 * noise, "blur": blurred, "darker": 0.9 * image}
     values = {name: (loss(changed, image).item(), released(changed, image).item()) for name, changed in changes.items()}
-    return {"trained_and_released": values, "difference": max(abs(a / b - 1) for a, b in values.values())}
+    largest = torch.tensor([abs(a / b - 1) for a, b in values.values()]).max()  # NaN if one is
+    return {"trained_and_released": values, "difference": largest.item()}
 
 
 def profile(work: Work) -> None:

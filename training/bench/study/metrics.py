@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Score = Callable[[Tensor, Tensor], float]  # restored, reference: (1, 3, H, W) in [0, 1]
@@ -85,6 +86,26 @@ def _flip() -> Score:
     )
 
 
+def _brisque() -> Score:
+    from brisque import BRISQUE
+
+    class Flat(BRISQUE):  # type: ignore[misc, unused-ignore]
+        def scale_features(self, features: Sequence[float]) -> object:
+            # Some come as arrays of one number, which newer numpy does not take for a number.
+            return super().scale_features([np.ravel(feature)[0] for feature in features])
+
+    model = Flat(url=False)  # its own parameters, from LIVE
+    return lambda restored, reference: float(model.score((_pixels(restored) * 255).round().astype(np.uint8)))
+
+
+def _pattern() -> Score:
+    return lambda restored, reference: pattern(restored)
+
+
+def _gmsd() -> Score:
+    return lambda restored, reference: gradient_deviation(restored, reference)
+
+
 def _piq(name: str) -> Callable[[], Score]:
     def load() -> Score:
         import piq
@@ -102,7 +123,11 @@ METRICS: dict[str, Metric] = {
     "stlpips": Metric("ST-LPIPS", False, _stlpips, "stlpips-pytorch (with IPython and torchsummary)"),
     "cvvdp": Metric("CVVDP", True, _cvvdp, "cvvdp"),
     "flip": Metric("FLIP", False, _flip, "flip-evaluator"),
-    "gmsd": Metric("GMSD", False, _piq("gmsd"), "piq"),
+    "pattern": Metric("Pattern", False, _pattern, "torch", digits=2),
+    "brisque": Metric(
+        "BRISQUE", False, _brisque, "brisque (with opencv-python-headless, libsvm-official, scipy, requests)", digits=2
+    ),
+    "gmsd": Metric("GMSD", False, _gmsd, "torch"),
     "haarpsi": Metric("HaarPSI", True, _piq("haarpsi"), "piq"),
     "vsi": Metric("VSI", True, _piq("vsi"), "piq"),
 }
@@ -136,6 +161,52 @@ def measure(restored: Tensor, reference: Tensor, scores: dict[str, Score]) -> di
     """Scores of one restored image, rounded to 8 bits as a stored picture is."""
     stored = (restored.clamp(0, 1) * 255).round() / 255
     return {name: score(stored, reference) for name, score in scores.items()}
+
+
+def pattern(image: Tensor, period: int = 4) -> float:
+    """Power at the frequencies of a grid over the power beside them: 1 where there is no grid.
+
+    The grid is one of a network that upscales by ``period``, with its harmonics; of the mean over colours, columns and
+    rows.
+
+    Args:
+        image: (1, 3, H, W); its shorter side, rounded down to a multiple of twice the period, is what is looked at.
+
+    Raises:
+        ValueError: the shorter side is below 16 periods, too short to tell frequencies apart.
+    """
+    side = min(image.shape[2:]) // (2 * period) * 2 * period
+    if side < 16 * period:
+        raise ValueError(f"a pattern of {period} pixels needs {16 * period} on the shorter side, got {side}")
+    grey = image[0, :, :side, :side].double().mean(dim=0)
+    window = torch.hann_window(side, dtype=torch.float64)
+    power = torch.fft.fft2((grey - grey.mean()) * window[:, None] * window).abs().square()
+    ratios = []
+    for harmonic in range(1, period // 2 + 1):
+        at = harmonic * side // period
+        for rows in (power, power.T):
+            beside = torch.stack([rows[:, (at + shift) % side] for shift in (-3, -2, 2, 3)])
+            ratios.append((rows[:, at].mean() / beside.mean().clamp(min=1e-12)).item())
+    return float(sum(ratios) / len(ratios))
+
+
+def gradient_deviation(image: Tensor, reference: Tensor) -> float:
+    """GMSD (Xue et al. 2014, arXiv 1308.3052): how unevenly the sizes of edges agree; 0 for equal images.
+
+    Args:
+        image, reference: (1, 3, H, W) in [0, 1].
+    """
+    step = torch.tensor([[1.0, 0.0, -1.0]] * 3, dtype=torch.float64) / 3  # Prewitt's
+    to_grey = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[None, :, None, None]
+    sizes = []
+    for x in (image, reference):
+        grey = F.avg_pool2d((x.double() * to_grey).sum(dim=1, keepdim=True), 2)
+        edges = F.conv2d(grey, torch.stack([step, step.T])[:, None], padding=1)
+        sizes.append(edges.square().sum(dim=1).sqrt())
+    first, second = sizes
+    constant = 170 / 255**2
+    alike = (2 * first * second + constant) / (first.square() + second.square() + constant)
+    return float(alike.std(correction=0))
 
 
 def load_stlpips(trunk: str) -> torch.nn.Module:
