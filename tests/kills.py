@@ -1,4 +1,4 @@
-"""Children that are killed in the middle of what they write."""
+"""Children that are killed in the middle of what they write, or whose disk fails there."""
 
 import itertools
 import os
@@ -39,3 +39,31 @@ def killed_at(
         finally:
             os._exit(len(sent))
     return os.waitpid(child, 0)[1] != 0
+
+
+def without_disk_from(moment: int, action: Callable[[], int], where: Path, code: int) -> int:
+    """Does something in a child for which every write in a folder fails from the so manyth step on.
+
+    Args:
+        code: of the system's error, like ``errno.ENOSPC``.
+
+    Returns:
+        What the action returns; 99 where it raises.
+    """
+    child = os.fork()
+    if not child:
+        steps, result = itertools.count(), 99
+
+        def step(event: str, arguments: Any) -> None:
+            changes = event in STEPS and str(where) in str(arguments[0])
+            if event == "open" and changes:
+                changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            if changes and next(steps) >= moment and event != "os.remove":
+                raise OSError(code, os.strerror(code), str(arguments[0]))
+
+        try:
+            sys.addaudithook(step)
+            result = action()
+        finally:
+            os._exit(result)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -33,7 +33,7 @@ TESTS = {
     "task_losses/discriminator.py": ["tests/test_losses.py", "tests/test_untrusted.py"],
     "task_losses/terms.py": ["tests/test_terms.py", "tests/test_losses.py"],
     "task_losses/pyramid.py": ["tests/test_pyramid.py", "tests/test_losses.py"],
-    "task_losses/weights.py": ["tests/test_untrusted.py", "tests/test_losses.py", "tests/test_controls.py"],
+    "task_losses/weights.py": ["tests/test_untrusted.py", "tests/test_losses.py"],
     "training/objectives.py": ["tests/training/test_objectives.py"],
     "training/export.py": ["tests/training/test_export.py", "tests/training/test_scaling.py"],
 }

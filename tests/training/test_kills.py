@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -45,6 +46,27 @@ print("stopped:", sum(stopped))
 """
 
 
+FAIL = """
+import errno, sys
+from pathlib import Path
+from kills import without_disk_from
+import matplotlib.figure, torch.utils.tensorboard
+from training import train
+base, code, *moments = Path(sys.argv[1]), *map(int, sys.argv[2:])
+flags = "--task denoise --scales 2 --longest-side 24 --channels 4 --steps 6 --checkpoint-every 2 --threads 1".split()
+def attempt():
+    return train.main(["--out", str(out), *flags, *(["--resume"] if (out / "config.json").exists() else [])])
+for moment in moments:
+    out = base / str(moment)
+    sys.stderr.write(f"\\n== {moment}\\n")
+    sys.stderr.flush()
+    result = without_disk_from(moment, attempt, out, code)
+    sys.stderr.write(f"\\n-- {result}\\n")
+    sys.stderr.flush()
+    without_disk_from(10**9, attempt, out, code)
+"""
+
+
 def trained(base: Path, moments: list[int], number: int = signal.SIGKILL) -> int:
     """How many of the trainings were stopped the first time."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
@@ -83,6 +105,27 @@ def test_a_training_stopped_at_random_moments_ends_bit_identical(
         assert all(torch.equal(a, b) for a, b in zip(finished(whole), finished(out), strict=True))
         assert (out / "losses.csv").read_bytes() == (whole / "losses.csv").read_bytes()
         assert not [*out.glob(".*.partial")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
+def test_a_disk_that_fails_at_any_write_costs_a_line_and_nothing_else(code: int, whole: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    moments = [*range(0, 36, 3)]  # of each file some: settings, lock, log, events, checkpoints, pictures
+    command = [sys.executable, "-c", FAIL, str(tmp_path), str(code), *map(str, moments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    parts = done.stderr.split("\n== ")[1:]
+    assert len(parts) == len(moments)
+    for part in parts:
+        said, _, rest = part.partition("\n-- ")
+        assert "Traceback" not in said, said
+        assert rest.startswith(("0", "2")), part
+        if rest.startswith("2"):
+            assert os.strerror(code) in said.strip().splitlines()[-1]
+    for moment in moments:
+        out = tmp_path / str(moment)
+        assert all(torch.equal(a, b) for a, b in zip(finished(whole), finished(out), strict=True))
+        assert (out / "losses.csv").read_bytes() == (whole / "losses.csv").read_bytes()
 
 
 def test_a_kill_at_any_moment_of_a_checkpoint_leaves_the_old_one_or_the_new(tmp_path: Path) -> None:
