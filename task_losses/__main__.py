@@ -19,7 +19,9 @@ from typing import Any
 from task_losses import TaskLoss, WeightsError, WeightsUnavailable, __version__
 from task_losses.architecture import Architecture
 from task_losses.hub import HubOptions
+from task_losses.levels import Selection
 from task_losses.losses import LOSSES, RESOLUTIONS
+from task_losses.origin import facts
 from task_losses.pictures import PictureError
 from task_losses.scores import Pair, Score, compare, compare_all, pairs_of, write_csv
 from task_losses.sources import is_published, load_weights, pinned_weights
@@ -118,7 +120,7 @@ def info(options: argparse.Namespace) -> int:
             print()
         _print_table(known)
         print("the file says of itself:")
-        _print_table({key: said[key] for key in said if key not in ("license_text", "config")}, prefix="  ")
+        _print_table(facts(said), prefix="  ")
     return 0
 
 
@@ -130,6 +132,9 @@ def describe(loss: TaskLoss) -> tuple[dict[str, Any], dict[str, Any]]:
         **_identity(loss),
         "channels": list(architecture.channels),
         "smallest_side": architecture.receptive_field,
+        "smallest_side_for_all_scales": Selection(architecture, (0,), "pyramid").smallest_side,
+        "range": "[0, 1], others by data_range",
+        "weight_beside_l1": "task_losses.weight_for(loss, pred, target) measures it on your images",
         "multiply_adds_per_pixel": {rule: _multiply_adds(architecture, rule) for rule in RESOLUTIONS},
     }
     entry = manifest()["weights"].get(loss.weights_info["task"], {})

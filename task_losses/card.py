@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from task_losses.levels import Selection
+from task_losses.origin import facts
 from task_losses.texts import markdown
+from task_losses.weights import architecture_from_dict
 
 PAPER = "arXiv 2103.14616"
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")  # of a licence, as the Hub lists them
@@ -63,8 +66,9 @@ def _introduction(manifest: Mapping[str, Any], class_name: str) -> Iterator[str]
 
 
 def _section(entry: Mapping[str, Any]) -> Iterator[str]:
-    provenance = {key: value for key, value in entry.items() if key not in _OF_THE_FILE}
+    provenance = {key: value for key, value in facts(entry).items() if key not in _OF_THE_FILE}
     architecture = entry["architecture"]
+    form = architecture_from_dict(architecture)
     file = {
         "file": f"`{entry['filename']}`, {entry['size']} bytes",
         "sha256": f"`{entry['sha256']}`",
@@ -72,6 +76,12 @@ def _section(entry: Mapping[str, Any]) -> Iterator[str]:
         "convolutions per scale": _text(architecture["depth"]),
         "compared layers": _text(architecture["taps"]),
         "distance": architecture.get("distance", "squared"),
+    }
+    whole = Selection(form, (0,), "pyramid").smallest_side
+    file |= {
+        "images": "RGB or grey, in [0, 1]; others by `data_range`",
+        "smallest side": f"{form.receptive_field} pixels; {whole} for all scales",
+        "weight beside L1": "`task_losses.weight_for(loss, restored, reference)`, on what your network makes",
     }
     if "image_exponent" in architecture:
         file["exponent of the image's distance"] = _text(architecture["image_exponent"])

@@ -1,13 +1,10 @@
-"""Checks of options and images. Shapes, dtypes and devices only: looking at values would stall a GPU."""
+"""Checks of options."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-
-import torch
-from torch import Tensor
 
 
 def check_number(name: str, value: float) -> float:
@@ -103,38 +100,3 @@ def check_scales(value: Sequence[int] | None, count: int) -> tuple[int, ...]:
             f"scales must be different numbers from 0 (coarsest) to {count - 1} (finest), at least one; got {value}"
         )
     return tuple(sorted(value))
-
-
-def check_pair(pred: Tensor, target: Tensor) -> None:
-    """Raises unless the two are images that can be compared."""
-    for name, image in (("pred", pred), ("target", target)):
-        if not isinstance(image, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(image).__name__}")
-        if not image.is_floating_point():
-            raise TypeError(
-                f"{name} must be floating point, got {image.dtype}; convert 8-bit images with image.float() / 255"
-            )
-        if image.ndim != 4:
-            raise ValueError(
-                f"{name} must be (N, C, H, W), got shape {tuple(image.shape)}; "
-                "add a batch dimension with image[None], flatten video frames into the batch"
-            )
-    if pred.shape != target.shape:
-        raise ValueError(f"pred and target must have the same shape, got {tuple(pred.shape)} and {tuple(target.shape)}")
-    if pred.device != target.device:
-        raise ValueError(
-            f"pred and target must be on one device, got {pred.device} and {target.device}; move one with .to()"
-        )
-    # Under autocast a network's half precision output meets a float32 reference as a matter of course.
-    if pred.dtype != target.dtype and not torch.is_autocast_enabled(pred.device.type):
-        raise TypeError(
-            f"pred and target must have one dtype outside autocast, got {pred.dtype} and {target.dtype}; "
-            "convert one with .to(dtype)"
-        )
-    if pred.shape[0] < 1:
-        raise ValueError(f"the batch is empty: got shape {tuple(pred.shape)}")
-    if pred.shape[1] not in (1, 3):
-        raise ValueError(
-            f"images must have 3 channels (RGB) or 1 (grey, repeated to RGB), got {pred.shape[1]}; "
-            "pass other channels one by one as grey images"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -56,11 +57,19 @@ class FrozenDiscriminator(nn.Module):
                 x = F.leaky_relu_(x, SLOPE)  # in place: its derivative can be read off its result
             yield x
 
-    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Sum over the terms of each image's distance: (N,)."""
+    def distance(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Sum over the terms of each image's distance: (N,).
+
+        Args:
+            mask: (N, 1, H, W), a weight for each pixel: the result is the mean of :meth:`distance_map` times them.
+        """
         # No weight requires grad: each side's graph is its own.
-        compared = zip(self.terms.values(), self(pred), self(target), strict=True)
-        distances = [term.distance(x, y) * weight for of, x, y in compared for weight, term in of]
+        compared = zip(self.terms.items(), self(pred), self(target), strict=True)
+        distances = [
+            term.distance(x, y, weights_of_features(mask, tap)) * weight
+            for (tap, of), x, y in compared
+            for weight, term in of
+        ]
         return torch.stack(distances).sum(dim=0)
 
     def distance_map(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -78,7 +87,7 @@ class FrozenDiscriminator(nn.Module):
             total = total + spread * (height * width / (of_tap.shape[2] * of_tap.shape[3]))
         return total
 
-    def distance_and_gradient(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def distance_and_gradient(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """:meth:`distance`, and the gradient of each image's distance with respect to ``pred``.
 
         The chain rule written out, for speed and memory: layer outputs are freed as the pass walks back, and the
@@ -93,7 +102,7 @@ class FrozenDiscriminator(nn.Module):
             target = target.contiguous(memory_format=torch.channels_last)
         references = self(target)
         outputs = [pred, *self._outputs(pred)]  # by layer; the image is layer 0
-        return self._walk_back(outputs, references, self._compare)
+        return self._walk_back(outputs, references, partial(self._compare, mask=mask))
 
     def image_distance_and_gradient(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The share of tap 0, the image itself, in :meth:`distance_and_gradient`."""
@@ -135,13 +144,22 @@ class FrozenDiscriminator(nn.Module):
         return FROM_WEIGHTS.get(self, "adjoint", weights, make)
 
     def _compare(
-        self, output: Tensor, reference: Tensor, tap: int, into: Tensor | None = None
+        self, output: Tensor, reference: Tensor, tap: int, into: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """One tap's distances (N,), and their derivative by ``output``, added to ``into`` where that is given."""
         total, gradient = None, into
+        weights = weights_of_features(mask, tap)
         for weight, term in self.terms[tap]:
-            distance, gradient = term.distance_and_derivative(output, reference, weight, gradient)
+            distance, gradient = term.distance_and_derivative(output, reference, weight, gradient, weights)
             total = distance if total is None else total + distance
         assert total is not None
         assert gradient is not None
         return total, gradient
+
+
+def weights_of_features(mask: Tensor | None, tap: int) -> Tensor | None:
+    """Of each feature of a layer, the mean weight of the pixels that it sees: (N, 1, H - 2 tap, W - 2 tap)."""
+    if mask is None or tap == 0:
+        return mask
+    view = 2 * tap + 1
+    return F.avg_pool2d(F.avg_pool2d(mask, (view, 1), stride=1), (1, view), stride=1)

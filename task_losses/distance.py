@@ -14,7 +14,7 @@ from torch import Tensor
 from task_losses import fused
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.joined import LARGEST, WORTH_OF_A_GROUP, JoinedDiscriminators, groups, joinable
-from task_losses.pyramid import resize, resize_adjoint, resize_levels, resize_levels_adjoint
+from task_losses.pyramid import resize, resize_adjoint, resize_area, resize_levels, resize_levels_adjoint
 
 
 class Level(NamedTuple):
@@ -31,14 +31,32 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
-def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> Tensor:
-    """Each image's distance, (N,), in operations that autograd can differentiate any number of times."""
-    distances = [level.discriminator.distance(resize(pred, level.size), resize(target, level.size)) for level in levels]
+def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level], mask: Tensor | None = None) -> Tensor:
+    """Each image's distance, (N,), in operations that autograd can differentiate any number of times.
+
+    Args:
+        mask: (N, 1, H, W), weights of the pixels, whose mean is 1, or 0 where nothing counts. No gradient leads to it.
+    """
+    distances = [
+        level.discriminator.distance(
+            resize(pred, level.size), resize(target, level.size), _weights_of_level(mask, level)
+        )
+        for level in levels
+    ]
     return torch.stack(distances).sum(dim=0)
 
 
+def _weights_of_level(mask: Tensor | None, level: Level) -> Tensor | None:
+    """The transpose of how a level's map becomes one of the image's pixels: so that one mean is the other."""
+    return None if mask is None else resize_area(mask, level.size)
+
+
 def distance_and_gradient(
-    pred: Tensor, target: Tensor, levels: Sequence[Level], join: bool | None = None
+    pred: Tensor,
+    target: Tensor,
+    levels: Sequence[Level],
+    join: bool | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The distance, and the gradient of each image's distance by ``pred``. Called without gradient recording.
 
@@ -46,21 +64,22 @@ def distance_and_gradient(
         join: whether small levels become one network, which takes fewer operations and more arithmetic. Default:
             wherever operations have to be launched, which is everywhere but on the CPU; and the kernels of
             :mod:`task_losses.fused` where they are asked for.
+        mask: as for :func:`plain_distance`. With one, levels are taken one by one, in plain torch.
 
     Returns:
         (N,) distances and a gradient of the shape of ``pred``.
     """
-    if join is None and fused.takes(pred, levels, plain=partial(distance_and_gradient, join=False)):
+    if join is None and mask is None and fused.takes(pred, levels, plain=partial(distance_and_gradient, join=False)):
         return fused.distance_and_gradient(pred, target, levels)
     size = (pred.shape[2], pred.shape[3])
     total = pred.new_zeros(len(pred))
     gradient = torch.zeros_like(pred)
     alone, joined = list(levels), list[list[Level]]()
-    if join or (join is None and pred.device.type != "cpu"):
+    if mask is None and (join or (join is None and pred.device.type != "cpu")):
         alone, joined = split(levels, 2 * len(pred), size)
     for level in reversed(alone):  # the finest first: the memory it frees is enough for all others
         per_image, level_gradient = level.discriminator.distance_and_gradient(
-            resize(pred, level.size), resize(target, level.size)
+            resize(pred, level.size), resize(target, level.size), _weights_of_level(mask, level)
         )
         total += per_image
         gradient += resize_adjoint(level_gradient, size)

@@ -59,42 +59,47 @@ class JoinedDiscriminators(FrozenDiscriminator):
         count = len(images) // 2
         pairs = [images, *self._outputs(images)]
         outputs = [pair[:count] for pair in pairs]
-        references = [pairs[tap][count:] for tap in self.taps]
+        compared = [pairs[tap] for tap in self.taps]
         del pairs
 
-        def compare(output: Tensor, reference: Tensor, tap: int, into: Tensor | None) -> tuple[Tensor, Tensor]:
+        def compare(_: Tensor, pair: Tensor, tap: int, into: Tensor | None) -> tuple[Tensor, Tensor]:
             inner = [(height - 2 * tap, width - 2 * tap) for height, width in sizes]
             total, gradient = None, into
             for weighted in self.terms[tap]:
-                distance, gradient = self._of_term(weighted, output, reference, inner, gradient)
+                distance, gradient = self._of_term(weighted, pair, inner, gradient)
                 total = distance if total is None else total + distance
             assert total is not None
             assert gradient is not None
             return total, gradient
 
-        return self._walk_back(outputs, references, compare)
+        return self._walk_back(outputs, compared, compare)
 
     def _of_term(
-        self, weighted: Weighted, output: Tensor, reference: Tensor, inner: Sequence[Size], into: Tensor | None
+        self, weighted: Weighted, pair: Tensor, inner: Sequence[Size], into: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """A term's distances and their derivative, added to ``into``; ``inner``: sizes of the parts' maps."""
+        """A term's distances and their derivative, added to ``into``.
+
+        Args:
+            pair: outputs of a layer, of images to judge and then of their references.
+            inner: sizes of the parts' maps.
+        """
         weight, term = weighted
         if isinstance(term, Difference):
-            distance, by_output = self._difference(output, reference, inner, weight, term.exponent)
+            distance, by_output = self._difference(pair, inner, weight, term.exponent)
             return distance, by_output if into is None else into.add_(by_output)
         assert isinstance(term, Texture)
+        output = pair[: len(pair) // 2]
         gradient = torch.zeros_like(output) if into is None else into
-        if not term.fits((output.shape[2], output.shape[3])):
+        if not term.fits((pair.shape[2], pair.shape[3])):
             return output.new_zeros(len(output)), gradient
-        (of_output, mean), (of_reference, _) = strength(output), strength(reference)
+        strengths, means = strength(pair)
         windows = [(max(0, h // BLOCK - 1), max(0, w // BLOCK - 1)) for h, w in inner]
-        distance, by_strength = self._difference(of_output, of_reference, windows, weight, term.exponent)
-        add_by_strength(gradient, by_strength, output, of_output, mean)
+        distance, by_strength = self._difference(strengths, windows, weight, term.exponent)
+        add_by_strength(gradient, by_strength, output, strengths[: len(output)], means[: len(output)])
         return distance, gradient
 
-    def _difference(
-        self, x: Tensor, y: Tensor, inner: Sequence[Size], weight: float, exponent: float
-    ) -> tuple[Tensor, Tensor]:
+    def _difference(self, pair: Tensor, inner: Sequence[Size], weight: float, exponent: float) -> tuple[Tensor, Tensor]:
+        x, y = pair.chunk(2)
         difference = (x - y).view(len(x), self.groups, -1, *x.shape[2:])
         # A mean of |d|^p is, up to the p, the sum of d times its derivative.
         shares = _shares(inner, weight * exponent, difference)

@@ -46,7 +46,7 @@ class Selection(NamedTuple):
         if not levels:
             raise ValueError(
                 f"images of {size[0]} x {size[1]} are too small: the finest chosen scale, {max(self.scales)}, needs "
-                f"sides of at least {self._smallest_side()} pixels; use larger patches or finer scales"
+                f"sides of at least {self.smallest_side} pixels; use larger patches or finer scales"
             )
         return levels
 
@@ -54,6 +54,8 @@ class Selection(NamedTuple):
         # The finest discriminator sees the image itself, each coarser one a level further down.
         return self.architecture.scales - 1 - scale if self.resolution == "pyramid" else 0
 
-    def _smallest_side(self) -> int:
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that an image needs, in height and width, so that the finest chosen scale can judge it."""
         field = self.architecture.receptive_field
         return math.ceil((field - 0.5) / self.architecture.ratio ** self._steps_down(max(self.scales)))

@@ -23,22 +23,24 @@ from task_losses.checks import (
     check_data_range,
     check_fidelity,
     check_number,
-    check_pair,
     check_scales,
     check_texture,
 )
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.distance import Level, full_precision, plain_distance
 from task_losses.hub import HubOptions
+from task_losses.images import CHANNELS, check_image, check_mask, check_pair, mask_to_batch, to_batch, to_leading
 from task_losses.levels import Selection
 from task_losses.operator import distance
 from task_losses.pyramid import resize, resize_area
+from task_losses.range_warning import can_be_read, warn_if_far_outside
 from task_losses.sharing import push, save, shared_files
 from task_losses.sources import check_no_hub_options, load_weights
 from task_losses.weights import Weights, control_weights, random_weights
 
 REDUCTIONS = ("mean", "sum", "none")
 RESOLUTIONS = ("pyramid", "full")
+FILL = 0.5  # of the range: what both images hold where a mask is 0
 
 Self = TypeVar("Self", bound="TaskLoss")
 
@@ -65,6 +67,8 @@ class TaskLoss(nn.Module):
             with, less lets go of the pixels.
         loss_weight: factor of the result.
         reduction: ``"mean"`` over the images of a batch, ``"sum"`` over them, or ``"none"``: one value per image.
+        channels: ``"rgb"`` takes 3 channels, or 1, which is repeated; ``"per_channel"`` takes any number, compares
+            each as a grey image, and its result is the mean over them.
         data_range: range of the images. A number r means [0, r]; a pair means [low, high]. Values outside are
             allowed and never clipped.
         scales: which discriminators take part, as indices from 0 (coarsest) up; None for all. Weights that compare the
@@ -102,6 +106,7 @@ class TaskLoss(nn.Module):
         fidelity: float = 1.0,
         loss_weight: float = 1.0,
         reduction: str = "mean",
+        channels: str = "rgb",
         data_range: float | Sequence[float] = 1.0,
         scales: Sequence[int] | None = None,
         resolution: str = "pyramid",
@@ -114,8 +119,10 @@ class TaskLoss(nn.Module):
         super().__init__()
         self.loss_weight = check_number("loss_weight", loss_weight)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
+        self.channels = check_choice("channels", channels, CHANNELS)
         self.resolution = check_choice("resolution", resolution, RESOLUTIONS)
         self.low, self.high = check_data_range(data_range)
+        self._range_seen = False
         options = HubOptions(token, cache_dir, endpoint, local_files_only)
         with torch.inference_mode(False):  # a tensor born in inference mode could not serve a later training step
             if pretrained is not None and pretrained is not False:
@@ -145,58 +152,99 @@ class TaskLoss(nn.Module):
         copies = ([(w.clone(), b.clone()) for w, b in weights.layers(scale)] for scale in self.scales)
         self.discriminators = nn.ModuleList(self._selection.discriminators(copies))
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self, pred: Tensor, target: Tensor, mask: Tensor | None = None, *, return_map: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Distance of restored images from their references.
 
         Args:
-            pred: (N, 3, H, W) or (N, 1, H, W), floating point, in ``data_range``; H and W at least 11 (more if
+            pred: (N, C, H, W), one image (C, H, W) or video (N, T, C, H, W), each frame an image. C is 3 or 1, any
+                number with ``channels="per_channel"``. Floating point, in ``data_range``; H and W at least 11 (more if
                 ``scales`` leaves out the finest). Gradients flow into it.
             target: same shape, dtype and device. It takes part in differentiation only if it requires grad.
+            mask: shape of the images with one channel, bool or floating point, leading dimensions possibly 1: how much
+                each pixel counts, not negative. Only ratios within an image say something. Where it is 0, no value of
+                the images has an effect, and the gradient is 0; an image without any other pixel has distance 0.
+                No gradient flows into it. See docs/images.md.
+            return_map: return :meth:`distance_map` too, without gradient, for pictures. It takes a second pass.
 
         Returns:
-            A scalar, or (N,) for ``reduction="none"``; float32, or float64 after ``.double()``.
+            A scalar; for ``reduction="none"`` one value per image: (N,), () or (N, T). float32, or float64 after
+            ``.double()``. With ``return_map`` that and the map.
 
         Raises:
             TypeError: an argument is no floating-point tensor, or dtypes differ outside autocast.
             ValueError: shapes or devices do not fit.
         """
-        self._check(pred, target)
+        self._check(pred, target, mask)
         with full_precision(pred.device):
-            pred, target = self._prepare(pred), self._prepare(target)
+            x, y, weights = self._prepare(pred, target, mask)
             # Weighted before it is reduced: torch.func.jvp makes the tangent of a scalar times a number float64.
-            per_image = distance(pred, target, self._selection, self._frozen) * self.loss_weight
+            per_image = distance(x, y, weights, self._selection, self._frozen) * self.loss_weight
+            result = to_leading(per_image, pred, self.channels)
             if self.reduction == "mean":
-                return per_image.mean()
-            return per_image.sum() if self.reduction == "sum" else per_image
+                result = result.mean()
+            elif self.reduction == "sum":
+                result = result.sum()
+        if not return_map:
+            return result
+        with torch.no_grad():
+            return result, self.distance_map(pred, target, mask)
 
-    def per_scale(self, pred: Tensor, target: Tensor) -> dict[int, Tensor]:
-        """Each scale's share of the distance, for logs: scale -> (N,), without ``loss_weight`` and reduction.
+    def per_scale(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[int, Tensor]:
+        """Each scale's share of the distance, for logs, without ``loss_weight`` and reduction.
 
         The finest scale's holds the image's own term, where the weights have one.
         A scale whose pyramid level is too small for its discriminator is missing, as it is from the loss.
         Arguments and errors as for :meth:`forward`.
-        """
-        levels = self._levels_for(pred, target)
-        with full_precision(pred.device):
-            pred, target = self._prepare(pred), self._prepare(target)
-            return {level.scale: plain_distance(pred, target, [level]) for level in levels}
 
-    def distance_map(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Where the distance comes from, for pictures and masks: (N, 1, H, W), not negative.
+        Returns:
+            scale -> one value per image: (N,), () or (N, T).
+        """
+        levels = self._levels_for(pred, target, mask)
+        with full_precision(pred.device):
+            x, y, weights = self._prepare(pred, target, mask)
+            return {
+                level.scale: to_leading(plain_distance(x, y, [level], weights), pred, self.channels) for level in levels
+            }
+
+    def distance_map(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Where the distance comes from, for pictures: the images' shape with one channel, not negative.
 
         Its mean over the pixels of an image is that image's loss, without ``loss_weight`` and reduction. Each
         feature difference is spread over the pixels that the feature sees, at the resolution of its scale, so
-        details are no finer than 3 pixels.
+        details are no finer than 3 pixels. With a mask it is 0 where that is.
         Differentiable. Arguments and errors as for :meth:`forward`.
         """
-        levels, size = self._levels_for(pred, target), (pred.shape[2], pred.shape[3])
+        levels, size = self._levels_for(pred, target, mask), (pred.shape[-2], pred.shape[-1])
         with full_precision(pred.device):
-            pred, target = self._prepare(pred), self._prepare(target)
-            maps = [
-                level.discriminator.distance_map(resize(pred, level.size), resize(target, level.size))
-                for level in levels
-            ]
-            return torch.stack([resize_area(level_map, size) for level_map in maps]).sum(dim=0)
+            x, y, weights = self._prepare(pred, target, mask)
+            maps = [level.discriminator.distance_map(resize(x, level.size), resize(y, level.size)) for level in levels]
+            total = torch.stack([resize_area(level_map, size) for level_map in maps]).sum(dim=0)
+            return to_leading(total if weights is None else total * weights, pred, self.channels)
+
+    def features(self, image: Tensor, mask: Tensor | None = None) -> dict[int, dict[int, Tensor]]:
+        """What the loss compares of an image: scale -> layer -> (..., C, h, w).
+
+        Layer 0 is the image in [0, 1], of three channels; the others are outputs of a discriminator's convolutions.
+        The leading dimensions are those of the images, and the image's channels with ``channels="per_channel"``, as
+        each is an image then. With a mask they are of the images that the loss sees, filled where the mask is 0.
+        Differentiable. Arguments, missing scales and errors as for :meth:`forward`.
+        """
+        check_image("image", image, self.channels)
+        self._check_place(image, mask)
+        levels = self._selection.levels((image.shape[-2], image.shape[-1]), self._frozen)
+        leading = image.shape[:-2] if self.channels == "per_channel" else image.shape[:-3]
+        with full_precision(image.device):
+            x, _, _ = self._prepare(image, image, mask)
+            found = {level: level.discriminator(resize(x, level.size)) for level in levels}
+            return {
+                level.scale: {
+                    tap: output.reshape(*leading, *output.shape[1:])
+                    for tap, output in zip(level.discriminator.taps, outputs, strict=True)
+                }
+                for level, outputs in found.items()
+            }
 
     @classmethod
     def from_pretrained(cls: type[Self], source: str | os.PathLike[str], **options: Any) -> Self:
@@ -289,7 +337,8 @@ class TaskLoss(nn.Module):
         low, high = self.low, self.high
         dial = f"texture={self.texture}, fidelity={self.fidelity}"
         options = f"{dial}, loss_weight={self.loss_weight}, reduction={self.reduction!r}, data_range=({low}, {high})"
-        return f"{source}, {options}, scales={list(self.scales)}, resolution={self.resolution!r}"
+        seen = f"channels={self.channels!r}, scales={list(self.scales)}, resolution={self.resolution!r}"
+        return f"{source}, {options}, {seen}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskLoss:
         """Whatever moves or converts modules says where the weights go; their numbers are always those loaded.
@@ -328,9 +377,19 @@ class TaskLoss(nn.Module):
         """``discriminators``, of the class that an ``nn.ModuleList`` cannot promise."""
         return [part for part in self.discriminators if isinstance(part, FrozenDiscriminator)]
 
-    def _prepare(self, image: Tensor) -> Tensor:
-        """The image in [0, 1], three channels, in the precision of the discriminators."""
-        image = image.to(self._like.dtype)
+    def _prepare(self, pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Both as batches (B, 3, H, W) in [0, 1], in the discriminators' precision, and weights of their pixels."""
+        x, y = self._in_unit_range(pred), self._in_unit_range(target)
+        if mask is None:
+            return x, y, None
+        weights = mask_to_batch(mask.detach().to(x.dtype), pred, self.channels)
+        outside = weights == 0
+        x, y = x.masked_fill(outside, FILL), y.masked_fill(outside, FILL)
+        mean = weights.mean(dim=(1, 2, 3), keepdim=True)
+        return x, y, weights / mean.clamp_min(torch.finfo(mean.dtype).tiny)
+
+    def _in_unit_range(self, image: Tensor) -> Tensor:
+        image = to_batch(image.to(self._like.dtype), self.channels)
         if (self.low, self.high) != (0.0, 1.0):
             image = (image - self.low) / (self.high - self.low)
         return image.expand(-1, 3, -1, -1)
@@ -339,16 +398,25 @@ class TaskLoss(nn.Module):
     def _selection(self) -> Selection:
         return Selection(self.architecture.dialled(self.texture, self.fidelity), self.scales, self.resolution)
 
-    def _levels_for(self, pred: Tensor, target: Tensor) -> list[Level]:
-        self._check(pred, target)
-        return self._selection.levels((pred.shape[2], pred.shape[3]), self._frozen)
+    def _levels_for(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> list[Level]:
+        self._check(pred, target, mask)
+        return self._selection.levels((pred.shape[-2], pred.shape[-1]), self._frozen)
 
-    def _check(self, pred: Tensor, target: Tensor) -> None:
-        check_pair(pred, target)
-        if self._like.device != pred.device:
+    def _check(self, pred: Tensor, target: Tensor, mask: Tensor | None) -> None:
+        check_pair(pred, target, self.channels)
+        self._check_place(pred, mask)
+        # Of each loss the first images that can be read at no cost; a mask may hide what is no image.
+        if mask is None and not self._range_seen and can_be_read(target):
+            self._range_seen = True
+            warn_if_far_outside(target, self.low, self.high)
+
+    def _check_place(self, image: Tensor, mask: Tensor | None) -> None:
+        if mask is not None:
+            check_mask(mask, image)
+        if self._like.device != image.device:
             raise ValueError(
-                f"images are on {pred.device}, the loss is on {self._like.device}; "
-                f"move it with loss.to({str(pred.device)!r})"
+                f"images are on {image.device}, the loss is on {self._like.device}; "
+                f"move it with loss.to({str(image.device)!r})"
             )
 
 

@@ -25,27 +25,32 @@ from task_losses.levels import Selection
 
 
 def distance(
-    pred: Tensor, target: Tensor, selection: Selection, discriminators: Sequence[FrozenDiscriminator]
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    selection: Selection,
+    discriminators: Sequence[FrozenDiscriminator],
 ) -> Tensor:
     """Each image's distance, (N,).
 
     Args:
         pred, target: (N, 3, H, W) in [0, 1], in the dtype and on the device of the discriminators.
+        mask: weights of the pixels, see :func:`task_losses.distance.plain_distance`.
         discriminators: of the chosen scales.
 
     Raises:
         ValueError: no level is large enough; compiled code tells it when it runs.
     """
     if _in_compiled_graph():
-        return _compiled(pred, target, selection, discriminators)
+        return _compiled(pred, target, mask, selection, discriminators)
     levels = selection.levels((pred.shape[2], pred.shape[3]), discriminators)
     recording = torch.is_grad_enabled() and pred.requires_grad and not target.requires_grad
     if not recording or _wants_plain_operations(pred, target):
-        return plain_distance(pred, target, levels)
+        return plain_distance(pred, target, levels, mask)
     if target.is_inference():  # autograd keeps no such tensor for the backward pass
         target = target.clone()
     per_image: Tensor
-    per_image, _ = _WithGradient.apply(pred, target, levels)  # type: ignore[no-untyped-call]
+    per_image, _ = _WithGradient.apply(pred, target, mask, levels)  # type: ignore[no-untyped-call]
     return per_image
 
 
@@ -79,25 +84,25 @@ class _WithGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
-        return distance_and_gradient(pred, target, levels)
+    def forward(pred: Tensor, target: Tensor, mask: Tensor | None, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
+        return distance_and_gradient(pred, target, levels, mask=mask)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        pred, target, ctx.levels = inputs
+        pred, target, mask, ctx.levels = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # no zeros, a launch, for the one that has none
-        ctx.save_for_backward(pred, target, output[1])
+        ctx.save_for_backward(pred, target, mask, output[1])
 
     @staticmethod
-    def backward(ctx: Any, by_value: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, by_value: Tensor | None, _: None) -> tuple[Tensor | None, None, None, None]:
         if by_value is None:  # nothing asks for it
-            return None, None, None
-        pred, target, gradient = ctx.saved_tensors
+            return None, None, None, None
+        pred, target, mask, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: the caller will differentiate this gradient too
-            (differentiable,) = _plain_gradients(pred, target, ctx.levels, [pred], by_value)
-            return differentiable, None, None
-        return _scaled(gradient, by_value), None, None
+            (differentiable,) = _plain_gradients(pred, target, mask, ctx.levels, [pred], by_value)
+            return differentiable, None, None, None
+        return _scaled(gradient, by_value), None, None, None
 
 
 def _scaled(gradient: Tensor, by_value: Tensor) -> Tensor:
@@ -105,11 +110,16 @@ def _scaled(gradient: Tensor, by_value: Tensor) -> Tensor:
 
 
 def _plain_gradients(
-    pred: Tensor, target: Tensor, levels: Sequence[Level], images: list[Tensor], by_value: Tensor
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    levels: Sequence[Level],
+    images: list[Tensor],
+    by_value: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients by some of the images, that can be differentiated again."""
     with full_precision(pred.device):
-        per_image = plain_distance(pred, target, levels)
+        per_image = plain_distance(pred, target, levels, mask)
         return torch.autograd.grad(per_image, images, by_value, create_graph=True)
 
 
@@ -119,13 +129,17 @@ _TYPES = {"int": "int", "float": "float", "str": "str", "tuple[int, ...]": "int[
 _NAMES = [entry.name for entry in fields(Architecture)]
 _ARCHITECTURE = ", ".join(f"{_TYPES[str(entry.type)]} {entry.name}" for entry in fields(Architecture))
 _SCHEMA = (
-    f"(Tensor pred, Tensor target, Tensor[] weights, {_ARCHITECTURE}, "
+    f"(Tensor pred, Tensor target, Tensor? mask, Tensor[] weights, {_ARCHITECTURE}, "
     "int[] scales, str resolution, bool by_pred, bool by_target) -> (Tensor, Tensor, Tensor)"
 )
 
 
 def _compiled(
-    pred: Tensor, target: Tensor, selection: Selection, discriminators: Sequence[FrozenDiscriminator]
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    selection: Selection,
+    discriminators: Sequence[FrozenDiscriminator],
 ) -> Tensor:
     weights = [tensor for part in discriminators for layer in part.layers() for tensor in layer]
     values = [getattr(selection.architecture, name) for name in _NAMES]
@@ -133,23 +147,25 @@ def _compiled(
     seen = (list(selection.scales), selection.resolution)
     wanted = [torch.is_grad_enabled() and image.requires_grad for image in (pred, target)]
     per_image: Tensor
-    per_image, _, _ = _operator(pred, target, weights, *architecture, *seen, *wanted)
+    per_image, _, _ = _operator(pred, target, mask, weights, *architecture, *seen, *wanted)
     return per_image
 
 
 @torch.library.custom_op("task_losses::distance", mutates_args=(), schema=_SCHEMA)
-def _operator(pred: Tensor, target: Tensor, weights: list[Tensor], *form: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _operator(
+    pred: Tensor, target: Tensor, mask: Tensor | None, weights: list[Tensor], *form: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     """The distance, (N,), and its gradients by ``pred`` and by ``target``, without elements if not asked for."""
     levels = _levels(pred, weights, form)
     by_pred, by_target = form[-2:]
     gradients = [pred.new_empty(0), pred.new_empty(0)]
     with full_precision(pred.device), torch.no_grad():
         if not by_pred and not by_target:
-            per_image = plain_distance(pred, target, levels)
+            per_image = plain_distance(pred, target, levels, mask)
         if by_target:  # the distance is symmetric
-            per_image, gradients[1] = distance_and_gradient(target, pred, levels)
+            per_image, gradients[1] = distance_and_gradient(target, pred, levels, mask=mask)
         if by_pred:
-            per_image, gradients[0] = distance_and_gradient(pred, target, levels)
+            per_image, gradients[0] = distance_and_gradient(pred, target, levels, mask=mask)
     return per_image, gradients[0], gradients[1]
 
 
@@ -182,31 +198,33 @@ _made: dict[Any, tuple[list[weakref.ref[Tensor]], list[FrozenDiscriminator]]] = 
 
 
 @_operator.register_fake
-def _(pred: Tensor, target: Tensor, weights: Sequence[Tensor], *form: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    pred: Tensor, target: Tensor, mask: Tensor | None, weights: Sequence[Tensor], *form: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     by_pred, by_target = form[-2:]
     gradient = torch.empty_like(pred) if by_pred else pred.new_empty(0)
     return pred.new_empty(pred.shape[0]), gradient, torch.empty_like(target) if by_target else target.new_empty(0)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    pred, target, weights, *ctx.form = inputs
+    pred, target, mask, weights, *ctx.form = inputs
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(pred, target, *output[1:], *weights)
+    ctx.save_for_backward(pred, target, mask, *output[1:], *weights)
 
 
 def _backward(ctx: Any, by_value: Tensor, *_: Tensor) -> tuple[Any, ...]:
-    pred, target, *gradients = ctx.saved_tensors[:4]
-    weights = ctx.saved_tensors[4:]
+    pred, target, mask, *gradients = ctx.saved_tensors[:5]
+    weights = ctx.saved_tensors[5:]
     wanted = ctx.form[-2:]
     if torch.is_grad_enabled():
         images = [image for image, is_wanted in zip((pred, target), wanted, strict=True) if is_wanted]
-        made = iter(_plain_gradients(pred, target, _levels(pred, weights, ctx.form), images, by_value))
+        made = iter(_plain_gradients(pred, target, mask, _levels(pred, weights, ctx.form), images, by_value))
     else:
         made = iter(_scaled(gradient, by_value) for gradient in gradients if gradient.numel())
     by_images = [next(made) if is_wanted else None for is_wanted in wanted]
     # torch takes an empty list of numbers for a list of tensors, of which there are no gradients.
     others: list[Any] = [[] if isinstance(value, list) and not value else None for value in ctx.form]
-    return (*by_images, [None] * len(weights), *others)
+    return (*by_images, None, [None] * len(weights), *others)
 
 
 _operator.register_autograd(_backward, setup_context=_keep)

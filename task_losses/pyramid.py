@@ -12,6 +12,7 @@ from torch import Tensor
 
 from task_losses.constants import BySize
 
+LARGEST_KEPT_AREA = 1024  # pixels a side up to which matrices of resampling by area are kept
 DENSE = 256  # pixels a side up to which one product with all weights is no slower than a banded one
 BLOCK = 32  # results that share one window of a banded product
 
@@ -115,10 +116,22 @@ def resize_area(image: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (N, C, *size), same dtype and device.
     """
-    rows, columns = (
-        _overlap(old, new).to(image.device, image.dtype) for old, new in zip(image.shape[-2:], size, strict=True)
+    height, width = image.shape[-2:]
+    if _same((height, width), size):
+        return image
+    return _area_weights(height, size[0], image) @ (image @ _area_weights(width, size[1], image).mT)
+
+
+def _area_weights(length: int, new_length: int, like: Tensor) -> Tensor:
+    """Of long lines they are made anew each time: they would push everything else out."""
+    dtype, device = like.dtype, like.device
+    if torch._C._get_tracing_state() is not None:  # torch.jit.trace makes tensors of sizes
+        length, new_length = int(length), int(new_length)
+    if _symbolic(length, new_length) or max(length, new_length) > LARGEST_KEPT_AREA:
+        return _overlap(length, new_length).to(device, dtype)
+    return _CONSTANTS.get(
+        ("area", length, new_length, dtype, device), lambda: _overlap(length, new_length).to(device, dtype)
     )
-    return rows @ (image @ columns.T)
 
 
 def _overlap(length: int, new_length: int) -> Tensor:

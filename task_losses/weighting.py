@@ -1,4 +1,4 @@
-"""How hard a loss pulls: the size of its gradient by the restored images, and the weight that makes two equal."""
+"""How hard a loss pulls, by the size of its gradient, and the weight at which two losses pull alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from task_losses.checks import check_number, check_pair
+from task_losses.checks import check_number
+from task_losses.images import check_pair
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,7 +40,7 @@ def weight_for(loss: Loss, pred: Tensor, target: Tensor, pull: float = 1.0, besi
         >>> weight = weight_for(loss, pred, target)
         >>> total = F.l1_loss(pred, target) + weight * loss(pred, target)
     """
-    check_pair(pred, target)
+    check_pair(pred, target, "per_channel")  # how many there may be, the losses say
     factor = check_number("pull", pull)
     if factor <= 0:
         raise ValueError(f"pull must be positive, got {pull!r}; leave the loss out where it shall not pull")

@@ -22,7 +22,7 @@ from task_losses.__main__ import main
 from task_losses.architecture import Architecture
 from task_losses.heat_map import write_heat_map
 from task_losses.losses import LOSSES
-from task_losses.weights import serialize_weights, tensor_shapes
+from task_losses.weights import random_weights, serialize_weights, tensor_shapes
 
 Captured = pytest.CaptureFixture[str]
 
@@ -401,6 +401,20 @@ class TestInfo:
         assert main(["info", "--weights", str(tmp_path / "a\n\x1b[2J.safetensors")]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.isprintable()
+
+    def test_text_tells_the_command_and_the_use_and_not_every_setting(self, tmp_path: Path, capsys: Captured) -> None:
+        drawn, path = random_weights("jpeg"), tmp_path / "own.safetensors"
+        said = {"task": "own", "command": "python -m training.train --task own", "config": {"steps": 200, "lr": 1.0}}
+        path.write_bytes(serialize_weights(drawn.tensors, drawn.architecture, said))
+        assert main(["info", "--weights", str(path)]) == 0
+        out = capsys.readouterr().out
+        assert re.search("command +python -m training.train --task own", out)
+        assert re.search("smallest side for all scales +79", out)
+        assert "weight_for" in out
+        assert "config" not in out
+        assert "steps" not in out
+        assert main(["info", "--weights", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["config"]["steps"] == 200
 
     def test_text_leaves_the_licence_text_out(self, weights: Path, capsys: Captured) -> None:
         assert main(["info", "--weights", str(weights)]) == 0

@@ -273,6 +273,61 @@ def _(s: Setting) -> None:
     same(pred.grad, s.gradient())
 
 
+@case("`mask=`, in eager mode, by plain operations, with torch.func and compiled")
+def _(s: Setting) -> None:
+    mask = torch.rand(2, 1, 24, 20, generator=torch.Generator().manual_seed(1)) * (torch.arange(20) > 6)
+
+    def of(pred: Tensor, target: Tensor, mask: Tensor = mask) -> Tensor:
+        result: Tensor = s.loss(pred, target, mask)
+        return result
+
+    loss = copy.deepcopy(s.loss).double()
+    pred = s.pred.double().requires_grad_()
+    truth = loss(pred, s.target.double().requires_grad_(), mask.double())
+    (first,) = torch.autograd.grad(truth, pred, create_graph=True)
+    (second,) = torch.autograd.grad(first, pred, s.target.double())
+    leaf = s.leaf()
+    same(of(leaf, s.target).detach(), truth.detach())
+    with torch.inference_mode():
+        same(of(s.pred, s.target), truth.detach())
+        made_there = mask.clone()
+    same(torch.autograd.grad(of(leaf, s.target, made_there), leaf)[0], first.detach())
+    (found,) = torch.autograd.grad(of(leaf, s.target), leaf, create_graph=True)
+    same(found.detach(), first.detach())
+    same(torch.autograd.grad(found, leaf, s.target)[0], second)
+    same(grad(of)(s.pred, s.target), first.detach())
+    same(jvp(lambda x: of(x, s.target), (s.pred,), (s.target,))[1], (first.detach() * s.target).sum())
+    same(vmap(grad(of))(s.pred, s.target, mask) / 2, first.detach())  # as (C, H, W)
+    torch.compiler.reset()
+    compiled = torch.compile(of, fullgraph=True, backend="aot_eager")
+    same(torch.autograd.grad(compiled(leaf, s.target), leaf)[0], first.detach())
+    same(torch.autograd.grad(compiled(leaf, s.target, mask > 0), leaf)[0], gradient_with(s, mask > 0))
+
+
+def gradient_with(s: Setting, mask: Tensor) -> Tensor:
+    pred = s.pred.double().requires_grad_()
+    loss = copy.deepcopy(s.loss).double()
+    return torch.autograd.grad(loss(pred, s.target.double(), mask), pred)[0]
+
+
+@case("video (N, T, C, H, W), single images, `per_channel`")
+def _(s: Setting) -> None:
+    film = s.pred[None].clone().requires_grad_()
+    same(torch.autograd.grad(s.loss(film, s.target[None]), film)[0][0], s.gradient())
+    same(vmap(s.loss)(s.pred, s.target).mean(), s.value())
+    grey = Setting.make(s.file, 4, 1, 24, 20)
+    loss, pred, target = (
+        TaskLoss(s.file, channels="per_channel"),
+        *(x.view(2, 2, 24, 20) for x in (grey.pred, grey.target)),
+    )
+    for run in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        leaf = pred.clone().requires_grad_()
+        value = run(leaf, target)
+        value.backward()
+        same(value, grey.value())
+        same(leaf.grad, grey.gradient().view(2, 2, 24, 20))
+
+
 # torch.func
 
 
@@ -459,6 +514,9 @@ def _(s: Setting) -> None:
 def _(s: Setting) -> None:
     arguments = operator_arguments(s.small())
     torch.library.opcheck(torch.ops.task_losses.distance.default, arguments)
+    pred, target, _, *others = arguments
+    mask = torch.linspace(0, 2, pred[:, :1].numel()).view_as(pred[:, :1])
+    torch.library.opcheck(torch.ops.task_losses.distance.default, (pred, target, mask, *others))
     s = s.small()
     s.loss.double()
     pred, target, *others = operator_arguments(s)
@@ -471,7 +529,7 @@ def operator_arguments(s: Setting) -> tuple[Any, ...]:
     colour = [image.to(weights[0].dtype).repeat(1, 3, 1, 1).requires_grad_() for image in (s.pred, s.target)]
     values = astuple(FORM)
     form = [list(value) if isinstance(value, tuple) else value for value in values]
-    return (*colour, weights, *form, [0, 1, 2], "pyramid", True, True)
+    return (*colour, None, weights, *form, [0, 1, 2], "pyramid", True, True)
 
 
 # Captured

@@ -31,7 +31,9 @@ from task_losses.discriminator import FrozenDiscriminator
 from task_losses.files import write_file
 from task_losses.weights import MANIFEST, describe, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
+from training.builtin import BUILTIN
 from training.config import Config, add_flags, given_settings
+from training.distortions import OwnSource
 from training.material import Material, changes
 from training.networks import Block, Discriminator
 from training.provenance import RETIRED, ROOT
@@ -130,26 +132,53 @@ def fold(discriminator: Discriminator, input_range: tuple[float, float]) -> list
     return [(weight.detach().float(), bias.detach().float()) for weight, bias in layers]
 
 
-def weight_file(trained: Trained) -> bytes:
-    """The bytes of the weight file of a run, with its provenance."""
+def weight_file(trained: Trained, licence: str | None = None) -> bytes:
+    """The bytes of the weight file of a run, with its provenance; ``licence`` is of the weights."""
     config = trained.config
     folded = [fold(discriminator, config.input_range) for discriminator in trained.discriminators]
     factor = feature_scale(folded, config, examples=trained.examples)
     discriminators = [scaled(layers, factor) for layers in folded]
     architecture = replace(config.architecture, texture_weight=texture_weight(discriminators, config, trained.examples))
-    own = trained.material.distortion
     info = {
         "task": config.task,
         "config": json.loads(json.dumps(config.used)),
         "image": asdict(trained.material.image),
-        **({} if own is None else {"distortion": asdict(own)}),
+        "distortion": _distortion(config, trained.material.distortion),
+        "command": _command(config),
         "feature_scale": factor,
         "random_scale": random_scale(config, trained.examples),
-        "license": "MIT",
+        **({} if (said := licence or _own_licence(config)) is None else {"license": said}),
         "code_commit": trained.origin["commit"],
         "versions": {"task_losses": task_losses.__version__, "torch": trained.origin["torch"]},
     }
     return serialize_weights(named_layers(discriminators), architecture, info)
+
+
+def _own_licence(config: Config) -> str | None:
+    """This project's, for what its recipes make of scikit-image's photographs. Others are whoever's made them."""
+    return "MIT" if config.task in RECIPES and config.image.startswith("skimage:") and not config.distortion else None
+
+
+def _distortion(config: Config, own: OwnSource | None) -> dict[str, Any]:
+    """Names, the hash of the source where it is the user's own, and the ranges of the strengths."""
+    strengths = {
+        strength.setting: list(getattr(config, strength.setting))
+        for name in config.distortions
+        if name in BUILTIN
+        for strength in BUILTIN[name].strengths
+    }
+    return {
+        "name": ", ".join(config.distortions),
+        **({} if own is None else {"sha256": own.sha256}),
+        **({"strengths": strengths} if strengths else {}),
+    }
+
+
+def _command(config: Config) -> str:
+    """The training's, with the settings that differ from the task's recipe."""
+    recipe = {**{f.name: f.default for f in fields(Config)}, **RECIPES.get(config.task, {})}
+    flags = [_flag(name, value) for name, value in config.used.items() if name != "task" and value != recipe[name]]
+    return " ".join(["python training/train.py --task", config.task, *flags])
 
 
 @torch.no_grad()
@@ -180,15 +209,10 @@ def manifest_entry(filename: str, data: bytes, origin: dict[str, Any]) -> dict[s
     """
     weights = parse_weights(data, source=filename)
     entry = describe(data, filename)
-    config = entry.pop("config")  # the command says it in short
-    task = weights.info["task"]
-    recipe = {**{f.name: f.default for f in fields(Config)}, **RECIPES.get(task, {})}
-    changed = {k: v for k, v in config.items() if (tuple(v) if isinstance(v, list) else v) != recipe[k]}
-    flags = [_flag(name, value) for name, value in changed.items() if name != "task"]
+    del entry["config"]  # the command says it in short
     return {
         **entry,
         "input": {"range": [0, 1], "color": "sRGB", "min_size": weights.architecture.receptive_field},
-        "command": " ".join(["python training/train.py --task", task, *flags]),
         "cost": {key: origin[key] for key in ("seconds", "processor", "threads", "gpu", "kernels") if key in origin},
     }
 
@@ -197,7 +221,7 @@ def _flag(name: str, value: Any) -> str:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {shlex.join(map(str, value if isinstance(value, list) else [value]))}"
+    return shlex.join([f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])])
 
 
 def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) -> None:
@@ -231,12 +255,18 @@ def release(entry: dict[str, Any], task: str, data: bytes, root: Path = ROOT) ->
         (folder / old["filename"]).unlink(missing_ok=True)
 
 
-def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any] | None = None) -> Path:
+def export(
+    folder: RunFolder,
+    version: str | None = None,
+    form: Mapping[str, Any] | None = None,
+    licence: str | None = None,
+) -> Path:
     """Writes, reads back and compares; see the module's description.
 
     Args:
         version: also release the file under this version, like ``v2``.
         form: see :func:`open_run`.
+        licence: of the weights.
 
     Raises:
         ValueError: the run is not finished, or the version is taken.
@@ -247,7 +277,7 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
         if change is not None:
             print(f"warning: {change}; the file tells of what the run was trained on", file=sys.stderr)
     task = trained.config.task
-    data = weight_file(trained)
+    data = weight_file(trained, licence)
     path = folder.path / f"{task}.safetensors"
     write_file(path, data)
     try:
@@ -264,6 +294,8 @@ def export(folder: RunFolder, version: str | None = None, form: Mapping[str, Any
     entry = manifest_entry(filename, data, trained.origin)
     write_file(folder.path / "manifest_entry.json", (json.dumps(entry, indent=2) + "\n").encode())
     print(f"{path}: {len(data)} bytes, sha256 {entry['sha256']}")
+    if "license" not in entry:
+        print("the weights have no licence yet, and others may not use them: --licence says it, such as cc-by-4.0")
     print(f"features equal the trained networks' to {error:.1e} of their range")
     if version:
         release(entry, task, data)
@@ -275,10 +307,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python training/export.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--release", metavar="VERSION", help="also put it into the package, as TASK-VERSION")
+    parser.add_argument("--licence", metavar="TEXT", help="of the weights, as the Hub names it: mit, cc-by-4.0, ...")
     add_flags(parser, FORM)
     arguments = parser.parse_args(argv)
     try:
-        export(RunFolder(arguments.run), arguments.release, given_settings(arguments, FORM))
+        export(RunFolder(arguments.run), arguments.release, given_settings(arguments, FORM), arguments.licence)
     except (ValueError, OSError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -412,6 +412,8 @@ def test_model_card(loss: TaskLoss, tmp_path: Path) -> None:
     assert card.startswith('---\nlicense: "cc0-1.0"\nlibrary_name: task-losses\n')
     for fact in ("| image | cat.png |", "| command | python -m training.train |", "| PSNR (dB) | 31.5 |"):
         assert fact in card
+    for use in ("| smallest side | 11 pixels;", "| weight beside L1 | `task_losses.weight_for("):
+        assert use in card
     assert f"`{loss.weights_sha256}`" in card
     entry = json.loads((tmp_path / "saved" / MANIFEST).read_bytes())["weights"]["jpeg"]
     assert entry["metrics"] == {"PSNR (dB)": 31.5}

@@ -1,6 +1,7 @@
 """Export: folding is exact, the file is read back, released weights are safe."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from task_losses import TaskLoss, WeightsError
 from task_losses.weights import named_layers
 from training import export, train
+from training.config import Config
 from training.networks import Block, Discriminator
 from training.provenance import RETIRED, ROOT
 from training.run_folder import RunFolder
@@ -79,6 +81,18 @@ def test_the_command_in_the_entry_makes_the_same_weights(finished, tmp_path):
     assert train.main(["--out", str(tmp_path), *flags]) == 0
     one, other = (TaskLoss(export.export(folder)).discriminators[1] for folder in (finished, RunFolder(tmp_path)))
     assert torch.equal(one.get_buffer("weight2"), other.get_buffer("weight2"))
+
+
+def test_the_command_can_be_given_again_whatever_the_settings(tmp_path):
+    """Empty lists, negative numbers, what the shell would take apart."""
+    odd = ["--texture-taps", "--no-inherit", "--input-range", "-1", "1", "--distortion", "cp {in} {out}", "jpeg"]
+    paths = [tmp_path / "first", tmp_path / "again"]
+    assert train.main(["--out", str(paths[0]), *SMALL, *odd]) == 0
+    words = shlex.split(info_of(RunFolder(paths[0]))["command"])
+    assert train.main(["--out", str(paths[1]), *words[2:]]) == 0
+    first, second = (Config.from_dict(json.loads((path / "config.json").read_text())) for path in paths)
+    assert first.used == second.used
+    assert first.texture_taps == ()
 
 
 def test_features_that_differ_are_caught(finished, monkeypatch):
@@ -198,3 +212,35 @@ def test_retired_names_are_not_listed_and_listed_ones_not_retired():
     retired = json.loads((ROOT / RETIRED).read_text())
     assert retired
     assert not listed & retired.keys()
+
+
+def info_of(folder, *flags):
+    path = export.export(folder, **dict(flags))
+    return TaskLoss(path).weights_info
+
+
+def test_weights_have_the_licence_that_is_given_and_no_other(finished, tmp_path, capsys):
+    """This project's only where nothing in them is anybody else's."""
+    assert info_of(finished)["license"] == "MIT"
+    assert info_of(finished, ("licence", "cc-by-4.0"))["license"] == "cc-by-4.0"
+    own = RunFolder(tmp_path)
+    assert train.main(["--out", str(tmp_path), "--distortion", "grain", *SMALL, "--image-licence", "mine"]) == 0
+    capsys.readouterr()
+    info = info_of(own)
+    assert "license" not in info
+    assert "--licence" in capsys.readouterr().out
+    assert export.main([str(tmp_path), "--licence", "cc0-1.0"]) == 0
+    TaskLoss(tmp_path / "jpeg.safetensors").save_pretrained(tmp_path / "shared")
+    assert 'license: "cc0-1.0"' in (tmp_path / "shared" / "README.md").read_text()
+
+
+def test_file_and_card_name_the_distortion_and_the_command(finished, tmp_path):
+    info = info_of(finished)
+    assert info["distortion"] == {"name": "jpeg", "strengths": {"jpeg_quality": [5, 40]}}
+    TaskLoss(finished.path / "jpeg.safetensors").save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "--scales 2" in info["command"]
+    assert "--scales" in card
+    assert "jpeg_quality" in card
+    assert "config." not in card  # all settings, where the command says what there is to say
+    assert "random_scale" not in card

@@ -30,6 +30,7 @@ ROOMS = (
     "training.bench.ablation",
     "training.bench.device",
     "training.demo",
+    "training.judge",
 )
 BENCHMARK = [room for room in ROOMS if room.startswith("training.bench") and (ROOT / room.replace(".", "/")).is_dir()]
 

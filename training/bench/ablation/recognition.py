@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +43,19 @@ def photographs(side: int = 256) -> list[Tensor]:
     return [x[..., t : t + side, u : u + side] for x, (t, u) in zip(images, corners, strict=True)]
 
 
+class Challenge(NamedTuple):
+    """What a critic is asked about.
+
+    Attributes:
+        down: levels below the finest one.
+        true, false: a level, and what an adversary made of it, (1, 3, H, W) in [0, 1].
+    """
+
+    down: int
+    true: Tensor
+    false: Tensor
+
+
 @torch.no_grad()
 def recognition(loss: TaskLoss, config: Config, images: Sequence[Tensor]) -> float:
     """Share of true levels that score higher than what the adversary of ``config`` makes of them, 0 to 1.
@@ -49,19 +63,28 @@ def recognition(loss: TaskLoss, config: Config, images: Sequence[Tensor]) -> flo
     Args:
         images: (1, 3, H, W) in [0, 1].
     """
-    known = [scores[0] > scores[1] for image in images for scores in _scores(loss, config, image)]
-    return sum(known) / len(known)
+    return share_recognised(loss, [challenge for image in images for challenge in challenges(config, image)])
 
 
-def _scores(loss: TaskLoss, config: Config, image: Tensor) -> Iterator[tuple[float, float]]:
-    """(true, false) mean scores at every scale."""
+def challenges(config: Config, image: Tensor) -> Iterator[Challenge]:
+    """Those of all scales, ``DRAWS`` each; the same whenever they are made."""
     adversary, draws = make_adversary(config), torch.Generator().manual_seed(config.seed)
     for scale, (start, level) in enumerate(starts_and_levels(image, config)):
-        layers = loss.discriminators[scale].layers()  # type: ignore[operator]
-        critic = FrozenDiscriminator(layers, differences((len(layers),)))
         for _ in range(DRAWS):
-            false = adversary(start, level, draws)
-            yield critic(level)[0].mean().item(), critic(false)[0].mean().item()
+            yield Challenge(config.scales - 1 - scale, level, adversary(start, level, draws))
+
+
+@torch.no_grad()
+def share_recognised(loss: TaskLoss, asked: Sequence[Challenge]) -> float:
+    """Share of challenges in which the true level scores higher. Critics of fewer scales are asked less."""
+    known: list[bool] = []
+    for down, *pair in asked:
+        if down < len(loss.discriminators):
+            layers = loss.discriminators[len(loss.discriminators) - 1 - down].layers()  # type: ignore[operator]
+            critic = FrozenDiscriminator(layers, differences((len(layers),)))
+            true, false = (critic(image)[0].mean().item() for image in pair)
+            known.append(true > false)
+    return sum(known) / len(known)
 
 
 def random_losses(count: int) -> list[TaskLoss]:

@@ -63,7 +63,7 @@ def training_batches(
     """
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        references = torch.cat([_random_patch(pictures, patch, generator) for _ in range(batch)])
+        references = random_patches(pictures, patch, batch, generator)
         yield _degrade_for_training(task, references, generator), references
 
 
@@ -104,8 +104,12 @@ def _degrade_for_training(task: str, images: Tensor, generator: torch.Generator)
     return torch.cat([degrade(task, image[None], uniform(low, high, generator), generator) for image in images])
 
 
+def random_patches(pictures: Sequence[Picture], size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Random crops, randomly flipped and transposed: (count, channels, size, size)."""
+    return torch.cat([_random_patch(pictures, size, generator) for _ in range(count)])
+
+
 def _random_patch(pictures: Sequence[Picture], size: int, generator: torch.Generator) -> Tensor:
-    """A random crop, randomly flipped and transposed: (1, 3, size, size)."""
     image = pictures[_integer(len(pictures), generator)].image
     height, width = image.shape[-2:]
     if min(height, width) < size:

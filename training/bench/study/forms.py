@@ -94,11 +94,11 @@ class UnitFeatures(FrozenDiscriminator):
         outputs = zip(self.taps, super().forward(image), strict=True)
         return [self.length * F.normalize(output, dim=1) if tap > 0 else output for tap, output in outputs]
 
-    def distance_and_gradient(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def distance_and_gradient(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`FrozenDiscriminator.distance_and_gradient`, by autograd."""
         with torch.enable_grad():
             pred = pred.detach().requires_grad_()
-            distance = self.distance(pred, target.detach())
+            distance = self.distance(pred, target.detach(), mask)
             (gradient,) = torch.autograd.grad(distance.sum(), pred)
         return distance.detach(), gradient
 

@@ -69,22 +69,26 @@ def start_network(task: str, recipe: Recipe, pictures: Sequence[Picture], folder
         the network, and the key that names it in the configurations of cells.
     """
     key = recipe.start_key(task, pictures)
-    path = folder / f"{task}-{key}.safetensors"
     network = make_restorer(task, recipe.width, recipe.depth, START_SEED)
-    if path.is_file():
-        network.load_state_dict(load_file(path))
-        return network, key
     batches = training_batches(
         task, pictures, patch=recipe.patch, batch=recipe.batch, steps=recipe.start_steps, seed=START_SEED
     )
-    bar = tqdm(batches, total=recipe.start_steps, desc=f"{task}: start with L1", mininterval=5, disable=None)
+    train_start(network, batches, recipe, folder / f"{task}-{key}.safetensors", task)
+    return network, key
+
+
+def train_start(network: nn.Module, batches: Batches, recipe: Recipe, path: Path, name: str) -> None:
+    """Trains a network with L1, or reads what was trained before from the file; ``name`` is for the progress bar."""
+    if path.is_file():
+        network.load_state_dict(load_file(path))
+        return
+    bar = tqdm(batches, total=recipe.start_steps, desc=f"{name}: start with L1", mininterval=5, disable=None)
     losses = [step.loss for step in train(network, F.l1_loss, bar, recipe.start_steps, recipe.start_lr)]
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     window = max(1, len(losses) // 20)
     curve = [sum(losses[i : i + window]) / len(losses[i : i + window]) for i in range(0, len(losses), window)]
     path.with_suffix(".json").write_text(json.dumps({"recipe": asdict(recipe), "l1_curve": curve}, indent=1))
     save_network(network, path)  # last: a file that exists is complete
-    return network, key
 
 
 def save_network(network: nn.Module, path: Path) -> None:
