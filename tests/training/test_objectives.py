@@ -47,6 +47,11 @@ def test_hinge_loss_is_known_inside_of_the_margin_and_outside():
     assert hinge_loss(of_real, of_fake).item() == pytest.approx((3 + 0.75) / 4 + (1.5 + 3) / 4)
 
 
+def test_a_penalty_alone_judges_images_of_a_third_kind():
+    assert Objective("wgan-gp").kinds == 3
+    assert Objective("hinge").kinds == 2
+
+
 def test_penalty_looks_between_the_images(images):
     real, fake = images
     seen = []
