@@ -116,7 +116,8 @@ def main() -> None:
     network = make_restorer("jpeg", width=32, depth=8, seed=0)
     train(network, F.l1_loss, pairs, 3 * arguments.steps, 1e-3, "first, both with L1")
     twin = copy.deepcopy(network)
-    train(network, JPEGLoss(pretrained=True, texture=arguments.texture), pairs, arguments.steps, 2e-4, "then with JPEGLoss")
+    loss = JPEGLoss(pretrained=True, texture=arguments.texture)
+    train(network, loss, pairs, arguments.steps, 2e-4, "then with JPEGLoss")
     train(twin, F.l1_loss, pairs, arguments.steps, 2e-4, "its twin with L1")
 
     with torch.no_grad():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from task_losses import DenoiseLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
+from task_losses.pyramid import resize
 from task_losses.weights import random_weights, serialize_weights
 from training.bench.cost.memory import peak_memory
 from training.bench.report import __main__ as report
@@ -22,8 +23,8 @@ from training.bench.study.data import Picture, read_folders, training_batches
 from training.bench.study.data import test_pair as make_test_pair
 from training.bench.study.ours import recipe_of
 from training.bench.study.peers import Sources, find_peer
-from training.bench.study.restoration import mixed_with_l1, train
-from training.bench.study.restorers import make_restorer
+from training.bench.study.restoration import Recipe, mixed_with_l1, train
+from training.bench.study.restorers import NETWORKS, make_restorer
 from training.scaling import distances
 
 NUMBERS = {"width": 4, "depth": 2, "batch": 1, "patch": 80, "start-steps": 4, "steps": 2, "crop": 48}
@@ -292,3 +293,25 @@ def test_a_pattern_is_seen_and_its_absence_too() -> None:
     assert metrics.pattern(image + grid) > 10
     with pytest.raises(ValueError, match="needs 64 on the shorter side"):
         metrics.pattern(image[..., :40])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("task", ["sr", "denoise"])
+def test_every_network_begins_with_its_input_and_learns(kind: str, task: str) -> None:
+    network = make_restorer(task, 8, 2, 0, kind)
+    small = torch.rand(2, 3, 13, 18)
+    expected = resize(small, (52, 72)) if task == "sr" else small
+    torch.testing.assert_close(network(small), expected)
+    (network(small) - 0.5).square().mean().backward()
+    gradient = dict(network.named_parameters())["tail.weight"].grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+
+
+def test_results_of_before_there_were_several_networks_keep_their_names() -> None:
+    assert "network" not in Recipe().settings
+    assert Recipe(network="unet").settings["network"] == "unet"
+    keys = {Recipe(network=kind).start_key("sr", []) for kind in NETWORKS}
+    assert len(keys) == len(NETWORKS)
+    with pytest.raises(ValueError, match="network must be"):
+        Recipe(network="resnet")

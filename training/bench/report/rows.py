@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -62,7 +62,7 @@ def read_rows(folder: Path, conditions: Conditions) -> dict[str, Rows]:
     Raises:
         ValueError: the folder holds no such cell.
     """
-    recipe = json.loads(json.dumps(asdict(conditions.recipe)))
+    recipe = json.loads(json.dumps(conditions.recipe.settings))
     files = {path: json.loads(path.read_text()) for path in sorted((folder / "cells").glob("*.json"))}
     chosen = {path: result for path, result in files.items() if result["config"]["recipe"] == recipe}
     rows = {task: collect(chosen, task, conditions) for task in TASKS}

@@ -75,7 +75,7 @@ class Study:
             **asdict(cell),
             "loss": peer.label,
             "identity": peer.identity,
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.settings,
             "start": self.recipe.start_key(cell.task, self.training),
         }
         regime = "alone" if cell.ratio is None else f"mix{cell.ratio:g}"

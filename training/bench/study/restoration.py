@@ -23,7 +23,7 @@ from task_losses.files import replacing
 from task_losses.weighting import gradient_norm
 from training.bench.cost.memory import peak_memory
 from training.bench.study.data import Picture, training_batches
-from training.bench.study.restorers import make_restorer
+from training.bench.study.restorers import NETWORKS, make_restorer
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (pred, target), both (N, 3, H, W) -> scalar
 Batches = Iterable[tuple[Tensor, Tensor]]  # (degraded, reference)
@@ -48,10 +48,23 @@ class Recipe:
     start_lr: float = setting(1e-3, "their learning rate, falling to 0 along a cosine")
     steps: int = setting(300, "steps with the loss that is measured")
     lr: float = setting(3e-4, "their learning rate, falling to 0 along a cosine")
+    network: str = setting("residual", f"architecture of the restoration networks: {', '.join(NETWORKS)}")
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise ValueError(f"network must be {' or '.join(NETWORKS)}, got {self.network!r}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For a result file: those of before there were several networks stay as they are."""
+        content = asdict(self)
+        if self.network == "residual":
+            del content["network"]
+        return content
 
     def start_key(self, task: str, pictures: Sequence[Picture]) -> str:
         used = ("width", "depth", "patch", "batch", "start_steps", "start_lr")
-        settings = {name: getattr(self, name) for name in used}
+        settings = {name: value for name, value in self.settings.items() if name in (*used, "network")}
         return short_hash({**settings, "task": task, "images": [picture.key for picture in pictures]})
 
 
@@ -69,7 +82,7 @@ def start_network(task: str, recipe: Recipe, pictures: Sequence[Picture], folder
         the network, and the key that names it in the configurations of cells.
     """
     key = recipe.start_key(task, pictures)
-    network = make_restorer(task, recipe.width, recipe.depth, START_SEED)
+    network = make_restorer(task, recipe.width, recipe.depth, START_SEED, recipe.network)
     batches = training_batches(
         task, pictures, patch=recipe.patch, batch=recipe.batch, steps=recipe.start_steps, seed=START_SEED
     )
@@ -87,7 +100,7 @@ def train_start(network: nn.Module, batches: Batches, recipe: Recipe, path: Path
     path.parent.mkdir(parents=True, exist_ok=True)
     window = max(1, len(losses) // 20)
     curve = [sum(losses[i : i + window]) / len(losses[i : i + window]) for i in range(0, len(losses), window)]
-    path.with_suffix(".json").write_text(json.dumps({"recipe": asdict(recipe), "l1_curve": curve}, indent=1))
+    path.with_suffix(".json").write_text(json.dumps({"recipe": recipe.settings, "l1_curve": curve}, indent=1))
     save_network(network, path)  # last: a file that exists is complete
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,15 +77,84 @@ class DenoisingNet(nn.Module):
         return restored
 
 
-def make_restorer(task: str, width: int, depth: int, seed: int) -> nn.Module:
+class PlainNet(nn.Module):
+    """A stack of convolutions and nothing else, the kind that is deployed where there is little power.
+
+    For super-resolution its last layer makes all pixels of a 4 x 4 tile at once, as ESPCN's does (Shi et al. 2016,
+    arXiv 1609.05158); its output is added to the input, or to its bicubic upscaling.
+
+    Args:
+        factor: 1, or ``SR_FACTOR``.
+    """
+
+    def __init__(self, width: int, depth: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        widths = [3, *[width] * depth]
+        layers = [nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(widths)]
+        self.body = nn.Sequential(*(part for layer in layers for part in (layer, nn.LeakyReLU(0.1))))
+        self.tail = nn.Conv2d(width, 3 * factor**2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, 3, factor H, factor W), about [0, 1]."""
+        base = resize(x, (self.factor * x.shape[-2], self.factor * x.shape[-1])) if self.factor > 1 else x
+        restored: Tensor = base + F.pixel_shuffle(self.tail(self.body(x - 0.5)), self.factor)
+        return restored
+
+
+class UNet(nn.Module):
+    """Two levels down by strides of 2 and up again by sub-pixel layers, with skips (Ronneberger et al. 2015).
+
+    Args:
+        factor: 1, or ``SR_FACTOR``, by which the input is upscaled first.
+    """
+
+    def __init__(self, width: int, depth: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.head = nn.Conv2d(3, width, 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(2))
+        self.blocks = nn.Sequential(*[ResidualBlock(width) for _ in range(depth)])
+        self.up = nn.ModuleList(nn.Conv2d(width, 4 * width, 3, padding=1) for _ in range(2))
+        self.tail = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W), about [0, 1], any size -> (N, 3, factor H, factor W)."""
+        if self.factor > 1:
+            x = resize(x, (self.factor * x.shape[-2], self.factor * x.shape[-1]))
+        height, width = x.shape[-2:]
+        padded = F.pad(x, (0, -width % 4, 0, -height % 4), mode="replicate")
+        skips = [F.relu(self.head(padded - 0.5))]
+        for down in self.down:
+            skips.append(F.relu(down(skips[-1])))
+        features = self.blocks(skips.pop())
+        for up in self.up:
+            features = F.pixel_shuffle(up(features), 2) + skips.pop()
+        restored: Tensor = x + self.tail(features)[..., :height, :width]
+        return restored
+
+
+NETWORKS = ("residual", "plain", "unet")
+
+
+def make_restorer(task: str, width: int, depth: int, seed: int, kind: str = "residual") -> nn.Module:
     """The network of a task with its initial weights.
 
     Args:
-        depth: residual blocks for super-resolution; the others, which see four times as many pixels, have half.
+        depth: layers of a plain stack, or residual blocks of the others; but ``residual`` has half for tasks other than
+            super-resolution, where it sees four times as many pixels.
+        kind: one of ``NETWORKS``.
     """
+    factor = SR_FACTOR if task == "sr" else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SRNet(width, depth) if task == "sr" else DenoisingNet(width, max(1, depth // 2))
+        network: SRNet | DenoisingNet | PlainNet | UNet
+        if kind == "plain":
+            network = PlainNet(width, depth, factor)
+        elif kind == "unet":
+            network = UNet(width, depth, factor)
+        else:
+            network = SRNet(width, depth) if task == "sr" else DenoisingNet(width, max(1, depth // 2))
     assert network.tail.bias is not None
     nn.init.zeros_(network.tail.weight)  # the training starts from the input (or its bicubic upscaling) itself
     nn.init.zeros_(network.tail.bias)
