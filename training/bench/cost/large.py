@@ -25,7 +25,7 @@ from training.bench.cost.speed import memory_in_own_process
 from training.bench.markdown import table
 from training.provenance import machine
 
-NAMES = ("ours", "ours, SRLoss", "VGG16, 4 blocks")
+NAMES = ("ours", "ours, SRLoss")
 SIDES = (512, 1024, 2048, 4096)  # pixels
 ROOMS = (8, 16, 24)  # GB
 
