@@ -106,9 +106,9 @@ def sentence(recognised: Interval, restored: Interval, comparisons: Sequence[Com
         )
     if restored.low <= 0:
         return (
-            f"No verdict: it recognises its distortion, but the small networks undo nothing of it for certain "
-            f"({shown(AXIS, restored)} dB of PSNR with L1), so there is nothing to compare; try a stronger distortion, "
-            "more photographs (--images) or --start-steps."
+            "No verdict: it recognises its distortion, but the small networks undo nothing of it for certain: with L1 "
+            f"PSNR changes by {shown(AXIS, restored)} dB. So there is nothing to compare; try a stronger distortion, "
+            "more photographs (--images) or more --start-steps."
         )
     behind = [name for name, outcome in outcomes.items() if outcome == WORSE]
     traded = [comparison for comparison in comparisons if comparison.outcome == TRADE]
