@@ -49,8 +49,6 @@ def distance(
         return plain_distance(pred, target, levels, mask)
     if target.is_inference():  # autograd keeps no such tensor for the backward pass
         target = target.clone()
-    if mask is not None and mask.is_inference():
-        mask = mask.clone()
     per_image: Tensor
     per_image, _ = _WithGradient.apply(pred, target, mask, levels)  # type: ignore[no-untyped-call]
     return per_image

@@ -12,7 +12,7 @@ from training.recipes import RECIPES
 ROOT = Path(__file__).parents[1]
 EXAMPLES = [
     pytest.param(block, id=f"{path.name}-{number}")
-    for path in (ROOT / "README.md", ROOT / "docs" / "usage.md")
+    for path in (ROOT / "README.md", ROOT / "docs" / "usage.md", ROOT / "docs" / "images.md")
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
 ]
 

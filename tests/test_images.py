@@ -308,8 +308,19 @@ class TestMaskForms:
     def test_no_gradient_flows_into_it(self, make: Make) -> None:
         pred, target = pair(1, 3, 24, 20)
         mask = some_mask(1, 1, 24, 20).requires_grad_()
-        make()(pred, target, mask).sum().backward()
+        for reference in (target, target.clone().requires_grad_()):  # written out, and by plain operations
+            make()(pred, reference, mask).sum().backward()
         assert mask.grad is None
+
+    def test_a_second_call_makes_nothing_anew(self, make: Make) -> None:
+        """As a CUDA graph needs it: no matrix comes from the host."""
+        pred, target = pair(1, 3, 33, 41)
+        loss, mask = make(), some_mask(1, 1, 33, 41)
+        first, second = (
+            counts(lambda: gradient(loss, pred, target, mask), "aten::arange", "aten::item") for _ in range(2)
+        )
+        assert first["aten::arange"] > 0
+        assert second == {}
 
     @pytest.mark.parametrize(
         ("mask", "error", "message"),
@@ -490,7 +501,7 @@ class TestRangeWarning:
     def test_only_a_losss_first_call_looks_at_values(self, make: Make) -> None:
         pred, target = pair(1, 3, 24, 20)
         loss = make()
-        first, second = (looks(lambda: loss(pred, target)) for _ in range(2))
+        first, second = (counts(lambda: loss(pred, target), *LOOKS) for _ in range(2))
         assert first == {"aten::amax": 1, "aten::item": 1}
         assert second == {}
 
@@ -498,7 +509,7 @@ class TestRangeWarning:
         """Values of another device are never asked for; meta has none to give."""
         pred, target = (image.detach().to("meta") for image in pair(1, 3, 24, 20))
         loss = make().to("meta")
-        assert looks(lambda: loss(pred, target)) == {}
+        assert counts(lambda: loss(pred, target), *LOOKS) == {}
         assert not loss._range_seen
 
     def test_transformed_images_are_left_alone(self, make: Make) -> None:
@@ -509,9 +520,11 @@ class TestRangeWarning:
         assert not loss._range_seen
 
 
-def looks(compute: Callable[[], object]) -> dict[str, int]:
-    """How often an operation ran that finds the largest value or reads one."""
+LOOKS = ("aten::amax", "aten::max", "aten::item", "aten::min", "aten::amin")  # for the largest value, or at one
+
+
+def counts(compute: Callable[[], object], *operations: str) -> dict[str, int]:
+    """How often each of some operations ran."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         compute()
-    watched = ("aten::amax", "aten::max", "aten::item", "aten::min", "aten::amin")
-    return {event.key: event.count for event in profile.key_averages() if event.key in watched}
+    return {event.key: event.count for event in profile.key_averages() if event.key in operations}

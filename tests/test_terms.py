@@ -49,6 +49,22 @@ class TestEveryTerm:
         torch.testing.assert_close(distance, alone[0])
         torch.testing.assert_close(total, other + alone[1])
 
+    def test_weights_are_of_the_maps_elements(self, term: Term, size: tuple[int, int]) -> None:
+        """In value and derivative, alone and added to another."""
+        x, y = pair(size)
+        weights = pair(size, channels=1, seed=3)[0]
+        weights[..., :9, :9] = 0
+        expected = (term.map(x.requires_grad_(), y) * weights).mean(dim=(1, 2, 3)) * 3
+        by_x = torch.autograd.grad(expected.sum(), x)[0] if expected.requires_grad else torch.zeros_like(x)
+        torch.testing.assert_close(term.distance(x, y, weights) * 3, expected)
+        with torch.no_grad():
+            distance, derivative = term.distance_and_derivative(x.detach(), y, 3.0, weights=weights)
+            other = pair(size, seed=5)[0]
+            _, total = term.distance_and_derivative(x.detach(), y, 3.0, other.clone(), weights)
+        torch.testing.assert_close(distance, expected.detach())
+        torch.testing.assert_close(derivative, by_x)
+        torch.testing.assert_close(total, other + by_x)
+
     def test_the_layout_in_memory_does_not_matter(self, term: Term, size: tuple[int, int]) -> None:
         x, y = pair(size, channels=5)
         flat = term.distance_and_derivative(x, y, 1.0)

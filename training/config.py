@@ -129,7 +129,7 @@ class Config(_Strengths):
     image_share: float = setting(0.6, "share of the image itself in the loss, where 0 is among the taps")
     texture_taps: tuple[int, ...] = setting((1, 4), "layers whose strength in windows it compares; no number: none")
     texture_pull: float = setting(0.75, "gradient of that beside the differences, on the training image, at texture=1")
-    periods: tuple[int, ...] = setting((3, 8), "pixels; it compares errors that repeat so once more; no number: none")
+    periods: tuple[int, ...] = setting((8,), "pixels; it compares errors that repeat so once more; no number: none")
     periodic_weight: float = setting(0.05, "factor of that; an error without any order counts as its mean square")
 
     steps: int = setting(200, "steps per scale", "how they are trained")

@@ -44,7 +44,7 @@ class TaskLossMetric(Metric):
         """Arguments and errors as for the loss."""
         per_image = self.loss(preds, target)
         setattr(self, self._total, getattr(self, self._total) + per_image.sum())
-        self.images += len(per_image)
+        self.images += per_image.numel()  # frames of video too
 
     def compute(self) -> Tensor:
         """A scalar; NaN before any image."""
@@ -58,5 +58,6 @@ class TaskLossMetric(Metric):
 
 def _fingerprint(loss: TaskLoss) -> str:
     """The same for losses that compute the same."""
-    options = (loss.weights_sha256, loss.scales, loss.resolution, loss.low, loss.high, loss.loss_weight)
+    weights = (loss.weights_sha256, loss.scales, loss.resolution, loss.texture, loss.fidelity)
+    options = (*weights, loss.channels, loss.low, loss.high, loss.loss_weight)
     return hashlib.sha256(repr(options).encode()).hexdigest()[:12]

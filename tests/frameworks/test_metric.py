@@ -45,6 +45,15 @@ def test_the_mean_over_all_images_whatever_the_reduction(batches, reduction):
     torch.testing.assert_close(metric.compute(), mean(JPEGLoss(loss_weight=3.0), batches[:1]))
 
 
+def test_frames_of_video_are_images(batches):
+    from task_losses.integrations.torchmetrics import TaskLossMetric
+
+    metric = TaskLossMetric(JPEGLoss())
+    for pred, target in batches:
+        metric.update(pred[None], target[None])
+    torch.testing.assert_close(metric.compute(), mean(JPEGLoss(), batches))
+
+
 def test_forward_gives_the_batch_and_accumulates(batches):
     from task_losses.integrations.torchmetrics import TaskLossMetric
 
@@ -86,6 +95,7 @@ def test_a_collection_keeps_losses_apart_that_begin_alike(batches):
     from task_losses.integrations.torchmetrics import TaskLossMetric
 
     kinds = {"sr": SRLoss(), "jpeg": JPEGLoss(), "scaled": JPEGLoss(loss_weight=2.0), "coarse": JPEGLoss(scales=[5, 6])}
+    kinds |= {"smooth": JPEGLoss(fidelity=0.5), "grey": JPEGLoss(channels="per_channel")}
     metrics = torchmetrics.MetricCollection({name: TaskLossMetric(loss) for name, loss in kinds.items()})
     same = batches[0][0], batches[0][0]
     metrics.update(*same)

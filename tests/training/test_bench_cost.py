@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from task_losses.losses import LOSSES, JPEGLoss
-from training.bench.cost import counts, kernels, loss_launches, roofline
+from training.bench.cost import counts, kernels, large, loss_launches, roofline
 from training.kernels.triton.optional import TRITON_INSTALLED
 from training.networks import Discriminator
 from training.objectives import critic_loss
@@ -29,6 +29,16 @@ def test_the_functional_form_has_the_gradients_of_training():
     expected = torch.autograd.grad(total, parameters)
     results = kernels.functional_gradients([p.detach() for p in parameters], real, fake)
     torch.testing.assert_close(results, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_limits_of_large_images_follow_the_pixels():
+    found = {512: 90.0, 1024: 400.0}
+    assert large.expected(found, 2048) == 1600
+    assert large.expected({}, 512) == 0
+    assert large.largest(found, 1.6) == 2048
+    row = large.render({"ours": found}).splitlines()[-1]
+    assert "400" in row
+    assert large.free("cpu") > 100
 
 
 def test_updates_by_either_form_agree():

@@ -22,7 +22,7 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
     "statistics": [{"shared_norm": False}],
     "steps": [{"steps": 25}, {"steps": 50}, {"steps": 100}, {"steps": 200}, {"steps": 400}],
     "updates": [{"critic_updates": 3, "steps": 34}],
-    "width": [{"channels": (width,)} for width in (8, 16, 24, 32, 48, 64)],
+    "width": [{"channels": (width,)} for width in (8, 24, 32, 48, 64)],
     "finest": [{"channels": (width,) * 7 + (last,)} for width, last in ((32, 24), (32, 16), (24, 16), (16, 32))],
     "pyramid": [
         {"longest_side": 120},
@@ -45,6 +45,11 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
         {"taps": (0, 3), "distance": "squared"},
     ],
     "share": [{"image_share": share} for share in (0.1, 0.25, 0.5, 0.6, 0.75, 0.9)],
+    "texture": [
+        *({"texture_taps": taps} for taps in ((), (1,), (2,), (4,), (1, 2, 4))),
+        *({"texture_pull": pull} for pull in (0.1, 0.2, 0.5, 1.0, 2.0)),
+    ],
+    "pattern": [{"periods": ()}, {"periods": (3, 4)}, *({"periodic_weight": g} for g in (0.01, 0.3, 3.0))],
     "exponent": [{"image_exponent": exponent} for exponent in (1.0, 1.5, 2.0)],
     "range": [{"input_range": (-1.0, 1.0)}],
     "penalty": [{"penalty_weight": 0.01}, {"penalty_weight": 1.0}, {"penalty_weight": 10.0}],

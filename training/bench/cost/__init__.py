@@ -1,6 +1,7 @@
 """What a loss or an update of the critic costs: time, memory, launches.
 
     speed       one step of each loss beside VGG16 and the authors' algorithm: time and memory
+    large       memory of a step for images up to 4096 pixels a side, and the largest that fit
     critic      an update of the critic on the CPU: autograd against the explicit step
     busy        whole small trainings on a busy machine, by number of threads
     counts      launches, bytes and arithmetic of an update, counted without a GPU

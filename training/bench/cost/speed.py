@@ -33,7 +33,7 @@ from training.bench.trunks import TrunkLoss, vgg16
 from training.provenance import machine
 
 SHAPES = ((1, 3, 256, 256), (8, 3, 96, 96))
-MEMORY_SHAPE = (1, 3, 512, 512)
+MEMORY_SIDE = 512
 
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
@@ -74,10 +74,10 @@ def time_losses(shape: tuple[int, ...], rounds: int, device: str) -> dict[str, d
     }
 
 
-def step_memory(name: str, device: str) -> float:
+def step_memory(name: str, device: str, side: int) -> float:
     """Peak memory of a step above what was held before it, in MB. Meant to run in a process of its own."""
     make_step(name, (1, 3, 128, 128), device)()  # libraries and thread pools are no part of the step
-    step = make_step(name, MEMORY_SHAPE, device)
+    step = make_step(name, (1, 3, side, side), device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -94,12 +94,10 @@ def _resident_kilobytes(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def measure_memory(device: str) -> dict[str, float]:
-    def in_own_process(name: str) -> float:
-        command = [sys.executable, __file__, "--memory-of", name, "--device", device]
-        return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-    return {name: in_own_process(name) for name in LOSSES}
+def memory_in_own_process(name: str, device: str, side: int = MEMORY_SIDE) -> float:
+    """:func:`step_memory` of a square image of ``side`` pixels."""
+    command = [sys.executable, __file__, "--memory-of", name, "--side", str(side), "--device", device]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def render(results: dict[str, Any]) -> str:
@@ -110,7 +108,7 @@ def render(results: dict[str, Any]) -> str:
         tables.append(table([f"one step, {shape}", "ms", "times ours"], lines))
     memory = results["memory_mb"]
     lines = [[name, f"{value:.0f}", f"{value / memory['ours']:.2f}"] for name, value in memory.items()]
-    tables.append(table([f"memory of one step, {'x'.join(map(str, MEMORY_SHAPE))}", "MB", "times ours"], lines))
+    tables.append(table([f"memory of one step, 1x3x{MEMORY_SIDE}x{MEMORY_SIDE}", "MB", "times ours"], lines))
     return "\n\n".join(tables)
 
 
@@ -120,9 +118,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--memory-of", choices=list(LOSSES), help=argparse.SUPPRESS)
+    parser.add_argument("--side", type=int, default=MEMORY_SIDE, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        print(step_memory(arguments.memory_of, arguments.device))
+        print(step_memory(arguments.memory_of, arguments.device, arguments.side))
         return
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +129,7 @@ def main() -> None:
     results["time"] = {
         "x".join(map(str, shape)): time_losses(shape, arguments.rounds, arguments.device) for shape in SHAPES
     }
-    results["memory_mb"] = measure_memory(arguments.device)
+    results["memory_mb"] = {name: memory_in_own_process(name, arguments.device) for name in LOSSES}
     print(render(results))
     print(json.dumps(results["machine"]))
     if arguments.json:
