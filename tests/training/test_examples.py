@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
 EXAMPLES = {
     section.split()[0].strip("`"): re.findall(r"^    python (-m training\..*)$", section, re.MULTILINE)
-    for section in PAGE.split("\n## ")[1:]
+    for section in PAGE.split("\n## ")
+    if section.startswith("`")
 }
 
 
