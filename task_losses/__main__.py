@@ -199,7 +199,8 @@ def _loss(options: argparse.Namespace) -> TaskLoss:
         raise ValueError(f"say which loss: --task {'|'.join(LOSSES)}, or --weights PATH")
     resolution = getattr(options, "resolution", "pyramid")
     kind = TaskLoss if options.task is None else LOSSES[options.task]
-    return kind(True if options.weights is None else _source(options.weights), resolution=resolution)
+    dial = {name: value for name in ("texture", "fidelity") if (value := getattr(options, name, None)) is not None}
+    return kind(True if options.weights is None else _source(options.weights), resolution=resolution, **dial)
 
 
 def _source(name: str) -> str | Path:
@@ -258,6 +259,8 @@ def _parser() -> argparse.ArgumentParser:
         "--csv", metavar="OUT.csv", type=Path, help="write a table: name, loss and shares of the scales"
     )
     command.add_argument("--resolution", choices=RESOLUTIONS, default="pyramid", help="default: %(default)s")
+    command.add_argument("--texture", type=float, help="the dial of the texture term; default: as recommended")
+    command.add_argument("--fidelity", type=float, help="factor of the image's own term; default: 1")
     command.set_defaults(run=score)
 
     command = commands.add_parser("info", parents=[which, own, form], help="which weights are in use, and their origin")

@@ -79,7 +79,7 @@ class FrozenDiscriminator(nn.Module):
         receptive field, and a window's over its pixels. Pixels at the border are seen by fewer features and get less.
         """
         height, width = pred.shape[2:]
-        total = pred.new_zeros(len(pred), 1, height, width)
+        total = pred.new_zeros(pred.shape[0], 1, height, width)
         for (tap, terms), x, y in zip(self.terms.items(), self(pred), self(target), strict=True):
             of_tap = torch.stack([term.map(x, y) * weight for weight, term in terms]).sum(dim=0)
             # A full correlation with a box: the sum stays, the area grows from the features' to the image's.

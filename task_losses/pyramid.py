@@ -119,7 +119,8 @@ def resize_area(image: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = image.shape[-2:]
     if _same((height, width), size):
         return image
-    return _area_weights(height, size[0], image) @ (image @ _area_weights(width, size[1], image).mT)
+    image = _along_rows(image, _area_weights(width, size[1], image))
+    return _along_columns(image, _area_weights(height, size[0], image))
 
 
 def _area_weights(length: int, new_length: int, like: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class Texture(NamedTuple):
 
     def distance(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x))
+            return x.new_zeros(x.shape[0])
         return _mean(self._of_windows(x, y), self._window_weights(weights))
 
     def _of_windows(self, x: Tensor, y: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Texture(NamedTuple):
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.zeros_like(x) if into is None else into
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x)), gradient
+            return x.new_zeros(x.shape[0]), gradient
         (of_x, mean), (of_y, _) = strength(x), strength(y)
         distance, by_strength = Difference(self.exponent).distance_and_derivative(
             of_x, of_y, weight, weights=self._window_weights(weights)
@@ -155,10 +155,10 @@ class Periodic(NamedTuple):
 
     def distance(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x))
+            return x.new_zeros(x.shape[0])
         # pixel_unshuffle would need sides that are multiples of the period, which torch.export may not know.
         tiles = F.unfold(x - y, self.period, stride=self.period)
-        tiles = tiles.view(len(x), -1, x.shape[2] // self.period, x.shape[3] // self.period)
+        tiles = tiles.view(x.shape[0], -1, x.shape[2] // self.period, x.shape[3] // self.period)
         return _mean(self._of_windows(tiles).square(), self._window_weights(weights)) * WINDOW**2
 
     def _of_windows(self, tiles: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class Periodic(NamedTuple):
             tiles: (N, C p^2, H // p, W // p), a channel for each pixel of a tile.
         """
         means = window_means(tiles)
-        of_tile = means.view(len(means), -1, self.period**2, *means.shape[2:])
+        of_tile = means.view(means.shape[0], -1, self.period**2, *means.shape[2:])
         return (of_tile - of_tile.mean(dim=2, keepdim=True)).view_as(means)
 
     def _cut(self, difference: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class Periodic(NamedTuple):
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.zeros_like(x) if into is None else into
         if not self.fits((x.shape[2], x.shape[3])):
-            return x.new_zeros(len(x)), gradient
+            return x.new_zeros(x.shape[0]), gradient
         means = self._of_windows(self._cut(x - y))
         share = weight * WINDOW**2 / means[0].numel()
         of_windows = self._window_weights(weights)

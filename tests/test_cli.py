@@ -90,6 +90,13 @@ class TestScore:
         assert main(["score", *pair, "--weights", str(weights)]) == 0
         assert "scales [0] left out" in capsys.readouterr().out
 
+    def test_dial(self, pair: tuple[str, str], capsys: Captured) -> None:
+        for dial in ({"texture": 0.0}, {"texture": 3.0, "fidelity": 0.5}):
+            flags = [text for name, value in dial.items() for text in (f"--{name}", str(value))]
+            assert main(["score", *pair, "--task", "jpeg", *flags]) == 0
+            found = float(capsys.readouterr().out.split()[0])
+            assert found == pytest.approx(expected(pair, JPEGLoss(**dial)), rel=1e-5)
+
     def test_resolution_option(self, pair: tuple[str, str], weights: Path, capsys: Captured) -> None:
         assert main(["score", *pair, "--weights", str(weights), "--resolution", "full"]) == 0
         found = float(capsys.readouterr().out.splitlines()[0])

@@ -273,7 +273,7 @@ def _(s: Setting) -> None:
     same(pred.grad, s.gradient())
 
 
-@case("`mask=`, in eager mode, by plain operations, with torch.func and compiled")
+@case("`mask=`, in eager mode, by plain operations, with torch.func, compiled", "export: tested with dynamic N")
 def _(s: Setting) -> None:
     mask = torch.rand(2, 1, 24, 20, generator=torch.Generator().manual_seed(1)) * (torch.arange(20) > 6)
 
@@ -302,6 +302,13 @@ def _(s: Setting) -> None:
     compiled = torch.compile(of, fullgraph=True, backend="aot_eager")
     same(torch.autograd.grad(compiled(leaf, s.target), leaf)[0], first.detach())
     same(torch.autograd.grad(compiled(leaf, s.target, mask > 0), leaf)[0], gradient_with(s, mask > 0))
+    count = {0: torch.export.Dim("count", min=2, max=8)}
+    images, finest = (s.pred, s.target, mask), TaskLoss(s.file, scales=[2])
+    exported = torch.export.export(finest, images, dynamic_shapes=(count,) * 3, strict=False).module()
+    more = tuple(torch.cat([image, image[:1]]) for image in images)
+    same(exported(*more), finest(*more).double())
+    at_meta = copy.deepcopy(s.loss).to("meta")(*(image.to("meta") for image in images))
+    assert at_meta.shape == ()
 
 
 def gradient_with(s: Setting, mask: Tensor) -> Tensor:

@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=200, help="steps with each loss; before them, thrice as many with L1 [200]"
     )
+    parser.add_argument("--texture", type=float, default=1.0, help="the dial of JPEGLoss: more is sharper [1]")
     parser.add_argument("--out", type=Path, default=Path("demo.png"), help="the comparison picture [demo.png]")
     arguments = parser.parse_args()
     start = time.time()
@@ -115,7 +116,7 @@ def main() -> None:
     network = make_restorer("jpeg", width=32, depth=8, seed=0)
     train(network, F.l1_loss, pairs, 3 * arguments.steps, 1e-3, "first, both with L1")
     twin = copy.deepcopy(network)
-    train(network, JPEGLoss(pretrained=True), pairs, arguments.steps, 2e-4, "then with JPEGLoss")
+    train(network, JPEGLoss(pretrained=True, texture=arguments.texture), pairs, arguments.steps, 2e-4, "then with JPEGLoss")
     train(twin, F.l1_loss, pairs, arguments.steps, 2e-4, "its twin with L1")
 
     with torch.no_grad():

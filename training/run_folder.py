@@ -106,7 +106,8 @@ class RunFolder:
         if not self._open:
             self._held.enter_context(alone(self.path / "run.lock"))
             self._open = True
-            remove_partials(self.checkpoint_path)
+            for path in (self.checkpoint_path, self._config_path, self._csv_path):
+                remove_partials(path)
 
     def load_checkpoint(self) -> dict[str, Any]:
         """The newest checkpoint, checked.

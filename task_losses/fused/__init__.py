@@ -84,7 +84,7 @@ def _obstacle_of(levels: Sequence[Level]) -> str | None:
     if configs.tiles(width).inner < configs.least_inner():
         return f"with this Triton the kernels take 16 channels, got {width}: from Triton 3.8 on they take others"
     if any(configs.exponents(level.discriminator) is None for level in levels):
-        return "the kernels compare differences alone: with texture=0 and fidelity=1 they could be used"
+        return "the kernels compare differences of features, no texture: with texture=0 they can be used"
     if len(levels) > configs.MOST_LEVELS:
         return f"the kernels take {configs.MOST_LEVELS} levels at most, got {len(levels)}"
     return None

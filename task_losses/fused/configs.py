@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from task_losses.architecture import Weighted
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.terms import Difference
 
@@ -81,13 +82,33 @@ def precision() -> str:
 
 
 def exponents(discriminator: FrozenDiscriminator) -> tuple[float, float] | None:
-    """Of the features' and of the image's differences; None where a discriminator compares by more than these."""
-    found = {True: 2.0, False: 2.0}
+    """Of the features' and of the image's differences; None where features are compared by more than these."""
+    of_features = 2.0
     for tap, ((weight, term), *others) in discriminator.terms.items():
+        if tap == 0:
+            continue
         if others or weight != 1 or not isinstance(term, Difference):
             return None
-        found[tap > 0] = term.exponent
-    return found[True], found[False]
+        of_features = term.exponent
+    inside = [
+        term.exponent for weight, term in _image_terms(discriminator, inside=True) if isinstance(term, Difference)
+    ]
+    return of_features, inside[0] if inside else 2.0
+
+
+def compares_image(discriminator: FrozenDiscriminator) -> bool:
+    """Whether the kernels compare the image itself."""
+    return bool(_image_terms(discriminator, inside=True))
+
+
+def left_out(discriminator: FrozenDiscriminator) -> list[Weighted]:
+    """Terms of the image itself that no kernel computes."""
+    return _image_terms(discriminator, inside=False)
+
+
+def _image_terms(discriminator: FrozenDiscriminator, inside: bool) -> list[Weighted]:
+    of_image = discriminator.terms.get(0, ())
+    return [one for one in of_image if (one.weight == 1 and isinstance(one.term, Difference)) == inside]
 
 
 def width_of(level: Level) -> int:

@@ -49,13 +49,18 @@ def distance_and_gradient(
     result = None
     with here:
         for some in groups(sizes, len(pred) * pixel_bytes(levels[-1], pred.element_size()), together):
-            with_image = [0 in level.discriminator.taps for level in levels[some]]
+            with_image = [configs.compares_image(level.discriminator) for level in levels[some]]
             tables = plan(sizes[some], with_image, size, tiles, pred.dtype, pred.device)
             one = levels[some][-1].discriminator
             form = Form(tables, tiles, width_of(levels[-1]), *exponents, precision)
             result = _some_levels(pred, target, one, weights, some, form, any(with_image), result)
     assert result is not None
-    return result
+    total, gradient = result
+    for level in levels:
+        for weight, term in configs.left_out(level.discriminator):
+            distance, gradient = term.distance_and_derivative(pred, target, weight, gradient)
+            total = total + distance
+    return total, gradient
 
 
 def groups(sizes: Sequence[Size], pixel_bytes: int, together: int) -> list[slice]:

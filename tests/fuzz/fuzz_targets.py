@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import tempfile
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +24,7 @@ from training.run_folder import RunFolder
 
 Target = Callable[[bytes], object]
 LONGEST_MESSAGE = 4000
+SOUND_CHECKPOINT = Path(__file__).parent / "seeds" / "checkpoint" / "sound"
 REFUSED: dict[str, tuple[type[Exception], ...]] = {
     "weights": (WeightsError,),
     "manifest": (WeightsError,),
@@ -59,6 +62,9 @@ def picture(data: bytes) -> object:
 
 
 def checkpoint(data: bytes) -> object:
+    """A checkpoint. A pickle alone takes that one's place in the sound seed, since the archive has sums too."""
+    if data.startswith(b"\x80"):
+        data = _with_pickle(data)
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(Path(name))
         folder.checkpoint_path.write_bytes(data)
@@ -93,6 +99,14 @@ def run(name: str, data: bytes) -> bool:
                 raise AssertionError(f"a message of {len(str(error))} characters") from None
             return False
     return True
+
+
+def _with_pickle(data: bytes) -> bytes:
+    result = io.BytesIO()
+    with zipfile.ZipFile(SOUND_CHECKPOINT) as sound, zipfile.ZipFile(result, "w") as archive:
+        for entry in sound.infolist():
+            archive.writestr(entry, data if entry.filename.endswith("data.pkl") else sound.read(entry))
+    return result.getvalue()
 
 
 def _with_sums(data: bytes) -> bytes:

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import tempfile
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ def main() -> None:
         folder = HERE / "seeds" / target
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "sound").write_bytes(data)
+    with zipfile.ZipFile(HERE / "seeds" / "checkpoint" / "sound") as archive:
+        (pickle,) = (entry for entry in archive.namelist() if entry.endswith("data.pkl"))
+        (HERE / "seeds" / "checkpoint" / "pickle").write_bytes(archive.read(pickle))
 
 
 if __name__ == "__main__":

@@ -26,12 +26,18 @@ def test_what_fuzzing_found_ends_soon_as_documented(path: Path) -> None:
     assert time.process_time() - start < 1 + len(data) / 1000
 
 
-@pytest.mark.parametrize("target", ["weights", "manifest", "legacy", "picture"])
-def test_small_changes_end_as_documented(target: str) -> None:
-    """Bytes flipped, cut out, doubled and set to extremes: 300 changes of the sound seed, the same each time."""
-    sound, draws = (SEEDS / target / "sound").read_bytes(), random.Random(0)
-    taken = sum(targets.run(target, changed(sound, draws)) for _ in range(300))
-    assert taken < 300, "a change that changes nothing proves nothing"
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [
+        *((f"{target}/sound", 300) for target in ("weights", "manifest", "legacy", "picture", "configuration")),
+        ("checkpoint/pickle", 60),
+    ],
+)
+def test_small_changes_end_as_documented(seed: str, count: int) -> None:
+    """Bytes flipped, cut out, doubled and set to extremes: changes of a sound seed, the same each time."""
+    sound, draws = (SEEDS / seed).read_bytes(), random.Random(0)
+    taken = sum(targets.run(seed.split("/")[0], changed(sound, draws)) for _ in range(count))
+    assert taken < count, "a change that changes nothing proves nothing"
 
 
 def changed(data: bytes, draws: random.Random) -> bytes:

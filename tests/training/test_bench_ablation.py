@@ -170,7 +170,8 @@ def test_weights_of_scales_multiply_each_scale_s_features_and_no_image(tmp_path:
     image, other = torch.rand(1, 3, 96, 96), torch.rand(1, 3, 96, 96)
     before, after = SRLoss().per_scale(image, other), growing.per_scale(image, other)
     factors = [(after[scale] / before[scale]).item() for scale in range(7)]  # the finest has the image's own terms
-    assert [b / a for a, b in pairwise(factors)] == pytest.approx([2.0] * 6, rel=1e-3)
+    # To 0.5 %: the least strength of a window does not grow along.
+    assert [b / a for a, b in pairwise(factors)] == pytest.approx([2.0] * 6, rel=5e-3)
     assert "reweighted" in growing.weights_info
     same = loss_from(reweighted(released_bytes("denoise")), tmp_path / "b.safetensors")
     assert same(image, other).item() == pytest.approx(DenoiseLoss()(image, other).item(), rel=1e-4)

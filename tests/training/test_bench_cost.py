@@ -163,10 +163,12 @@ def committed_launches():
 
 @pytest.mark.parametrize("kind", LOSSES.values(), ids=lambda kind: kind.__name__)
 def test_a_loss_launches_no_more_than_it_did(kind, committed_launches):
-    for shape in loss_launches.SHAPES:
-        counted = loss_launches.plain(kind(), shape).launches.total()
-        assert counted <= committed_launches[f"{kind.__name__}, plain"]["x".join(map(str, shape))]["launches"]
-        assert counted <= 100 or shape != (8, 3, 96, 96)
+    for (title, texture), most in zip(loss_launches.DIALS.items(), (200, 116), strict=True):
+        for shape in loss_launches.SHAPES:
+            counted = loss_launches.plain(kind(texture=texture), shape).launches.total()
+            committed = committed_launches[f"{kind.__name__}{title}, plain"]["x".join(map(str, shape))]["launches"]
+            assert counted <= committed
+            assert counted <= most or shape != (8, 3, 96, 96)
 
 
 def test_joined_levels_launch_a_quarter_and_compute_less_than_twice(committed_launches):

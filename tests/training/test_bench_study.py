@@ -269,3 +269,26 @@ def test_the_random_control_gives_the_image_the_share_that_the_released_loss_giv
     of_image = sum(image for scale, image, _ in found if scale == config.scales - 1)
     of_features = sum(features for _, _, features in found)
     assert of_image / (of_image + of_features) == pytest.approx(config.image_share, rel=1e-3)
+
+
+def test_the_dial_of_the_texture_term_is_part_of_a_name() -> None:
+    first, second = torch.rand(2, 3, 96, 96), torch.rand(2, 3, 96, 96)
+    values = {}
+    for name in ("ours", "ours~0", "ours~1", "ours~2.5", "ours:jpeg~2.5@full", "random~1", "random"):
+        peer = find_peer(name, "jpeg", Sources())
+        values[name] = peer.build(0)(first, second).item()
+        assert peer.label == name.replace(":jpeg", "")
+    assert values["ours~0"] < values["ours~1"] == values["ours"] < values["ours~2.5"]
+    assert values["random~1"] == values["random"]
+    identities = {find_peer(name, "jpeg", Sources()).identity for name in ("ours", "ours~0", "ours~1")}
+    assert len(identities) == 3
+
+
+def test_a_pattern_is_seen_and_its_absence_too() -> None:
+    image = torch.rand(1, 3, 70, 130, generator=torch.Generator().manual_seed(0))
+    grid = torch.zeros_like(image)
+    grid[..., ::4, ::4] = 1.0
+    assert 0.7 < metrics.pattern(image) < 1.4
+    assert metrics.pattern(image + grid) > 10
+    with pytest.raises(ValueError, match="needs 64 on the shorter side"):
+        metrics.pattern(image[..., :40])

@@ -8,7 +8,15 @@ from torch.func import functional_call
 from task_losses import DenoiseLoss
 from task_losses.discriminator import FrozenDiscriminator
 from training.networks import Discriminator, Generator
-from training.objectives import Objective, critic_loss, generator_loss, scores, spectral_norms, spectrally_normalised
+from training.objectives import (
+    Objective,
+    critic_loss,
+    generator_loss,
+    hinge_loss,
+    scores,
+    spectral_norms,
+    spectrally_normalised,
+)
 
 
 @pytest.fixture
@@ -32,6 +40,16 @@ def test_loss_of_a_linear_critic_is_known(images):
     assert judged.penalty.item() == pytest.approx((weight.norm().item() - 1) ** 2, rel=1e-12)
     assert judged.distance.item() == pytest.approx((critic(real).mean() - critic(fake).mean()).item())
     assert judged.total.item() == pytest.approx(0.1 * judged.penalty.item() - judged.distance.item())
+
+
+def test_hinge_loss_is_known_inside_of_the_margin_and_outside():
+    of_real, of_fake = torch.tensor([-2.0, 0.25, 1.0, 3.0]), torch.tensor([-3.0, -1.0, 0.5, 2.0])
+    assert hinge_loss(of_real, of_fake).item() == pytest.approx((3 + 0.75) / 4 + (1.5 + 3) / 4)
+
+
+def test_a_penalty_alone_judges_images_of_a_third_kind():
+    assert Objective("wgan-gp").kinds == 3
+    assert Objective("hinge").kinds == 2
 
 
 def test_penalty_looks_between_the_images(images):

@@ -144,7 +144,8 @@ def test_one_process_at_a_time_and_a_dead_one_keeps_nobody_out(tmp_path, whole, 
         owner.send_signal(signal.SIGKILL)
         owner.wait()
         owner.stdout.close()
-    (tmp_path / ".checkpoint.pt.0123abcd.partial").write_bytes(b"half")  # as a kill inside of a write leaves it
+    for name in ("checkpoint.pt", "config.json", "losses.csv"):
+        (tmp_path / f".{name}.0123abcd.partial").write_bytes(b"half")  # as a kill inside of a write leaves it
     assert run(tmp_path, "--resume") == 0
     assert_same_weights(whole, tmp_path)
     assert not list(tmp_path.glob(".*.partial"))

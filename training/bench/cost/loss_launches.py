@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,6 +40,7 @@ from training.provenance import machine
 
 SHAPES = ((8, 3, 96, 96), (16, 3, 128, 128), (1, 3, 512, 512))
 TRUNKS: dict[str, Callable[[], nn.ModuleList]] = {"VGG16, 4 blocks": vgg16, "AlexNet": alexnet}
+DIALS = {"": 1.0, "(texture=0)": 0.0}
 Shape = tuple[int, int, int, int]
 
 
@@ -89,12 +91,11 @@ PATHS: dict[str, Callable[[TaskLoss, Shape], Counts | None]] = {
 def measure() -> dict[str, dict[str, Counts]]:
     """Counts by row of the table and shape."""
     rows: dict[str, dict[str, Counts]] = {}
-    for kind in LOSSES.values():
-        for name, path in PATHS.items():
-            counted = {_name(shape): path(kind(), shape) for shape in SHAPES}
-            found = {shape: counts for shape, counts in counted.items() if counts is not None}
-            if found:
-                rows[f"{kind.__name__}, {name}"] = found
+    for (kind, (title, texture)), (name, path) in product(product(LOSSES.values(), DIALS.items()), PATHS.items()):
+        counted = {_name(shape): path(kind(texture=texture), shape) for shape in SHAPES}
+        found = {shape: counts for shape, counts in counted.items() if counts is not None}
+        if found:
+            rows[f"{kind.__name__}{title}, {name}"] = found
     for name, trunk in TRUNKS.items():
         rows[name] = {_name(shape): step(TrunkLoss(trunk()).to("meta"), shape, "meta") for shape in SHAPES}
     return rows

