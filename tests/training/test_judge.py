@@ -218,7 +218,12 @@ class TestVerdict:
             self.against(name, ssim=ssim[letter], psnr=-0.2 if letter == "t" else 0)
             for name, letter in zip(["l1", "mse", "random", "nearest"], outcomes, strict=True)
         ]
-        assert re.search(says, sentence(recognised, met, "JPEGLoss"))
+        assert re.search(says, sentence(recognised, self.SURE, met, "JPEGLoss"))
+
+    def test_networks_that_restore_nothing_decide_nothing(self) -> None:
+        met = [self.against(name, ssim=0.01) for name in ("l1", "mse", "random", "nearest")]
+        said = sentence(self.SURE, Interval(0.1, -0.1, 0.3), met, "JPEGLoss")
+        assert said.startswith("No verdict: it recognises its distortion, but the small networks undo nothing")
 
 
 def test_trained_critics_know_their_distortion_and_random_ones_do_not() -> None:

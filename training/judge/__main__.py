@@ -71,7 +71,8 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
     contenders = rivals(subject.loss, released[nearest]() if nearest else None)
     results: dict[tuple[str, float | None], dict[str, dict[tuple[int, str], float]]] = {}
     results[INPUT, None] = {
-        metric: {(0, crop): score for crop, score in scores.items()} for metric, scores in arena.untouched().items()
+        metric: {(seed, crop): score for seed in range(seeds) for crop, score in scores.items()}
+        for metric, scores in arena.untouched().items()
     }
     weights = []
     done, begun = 0, time.monotonic()
@@ -88,7 +89,9 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
     save_picture(arena, contenders, nearest, arena.folder / "judge.png")
     comparisons = [compare(results, name) for name in names(nearest)]
     weight = sum(weights) / len(weights)
-    verdict = sentence(recognised.share, comparisons, nearest)
+    restored = paired_difference(results[L1, None]["psnr"], results[INPUT, None]["psnr"])
+    assert restored is not None
+    verdict = sentence(recognised.share, restored, comparisons, nearest)
     report = "\n\n".join(
         [
             f"{subject.task}: {printable(', '.join(subject.config.distortions))}; sha256 {subject.loss.weights_sha256}",
@@ -104,6 +107,7 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
         "sha256": subject.loss.weights_sha256,
         "verdict": verdict,
         "recognition": asdict(recognised),
+        "restored_by_l1": asdict(restored),
         "nearest": nearest,
         "weight": weight,
         "means": {

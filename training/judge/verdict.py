@@ -88,11 +88,13 @@ def names(nearest: str | None) -> dict[str, str]:
     return others if nearest is None else {**others, NEAREST: nearest}
 
 
-def sentence(recognised: Interval, comparisons: Sequence[Comparison], nearest: str | None) -> str:
+def sentence(recognised: Interval, restored: Interval, comparisons: Sequence[Comparison], nearest: str | None) -> str:
     """The verdict. A loss has to know its distortion, and to be better than all of the others for certain.
 
     Args:
         recognised: share of pairs in which the true picture scores higher, chance is one half.
+        restored: dB of PSNR that the network gains which was trained with L1: where it restores nothing, its rivals
+            were not tried on anything.
         nearest: name of the released loss that it met.
     """
     called = names(nearest)
@@ -101,6 +103,12 @@ def sentence(recognised: Interval, comparisons: Sequence[Comparison], nearest: s
         return (
             f"Not worth using: on photographs that it never saw it recognises its distortion in {recognised.mean:.0%} "
             "of pairs, which is not certainly more than chance."
+        )
+    if restored.low <= 0:
+        return (
+            "No verdict: it recognises its distortion, but the small networks undo nothing of it for certain: with L1 "
+            f"PSNR changes by {shown(AXIS, restored)} dB. So there is nothing to compare; try a stronger distortion, "
+            "more photographs (--images) or more --start-steps."
         )
     behind = [name for name, outcome in outcomes.items() if outcome == WORSE]
     traded = [comparison for comparison in comparisons if comparison.outcome == TRADE]
