@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def write_cell(
             "ratio": ratio,
             "seed": seed,
             "identity": identity or loss,
-            "recipe": asdict(recipe or Recipe()),
+            "recipe": (recipe or Recipe()).settings,
             "start": "0",
         },
         "evaluations": {"crop256": {str(level): scores}},
