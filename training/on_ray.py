@@ -107,9 +107,7 @@ def sweep(
     """
     import ray
 
-    where = {"address": arguments.address} if arguments.address else {"address": "local", "num_cpus": available()}
-    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")])}
-    ray.init(**where, runtime_env={"env_vars": environment}, logging_level="warning", log_to_driver=False)
+    connect(arguments.address)
     # A cluster may grow.
     if not any(has(node, arguments) for node in ray.nodes()):
         print(f"no node has {arguments.cpus} CPUs and {arguments.gpus} GPUs yet: waiting for one", file=sys.stderr)
@@ -141,6 +139,15 @@ def sweep(
     finally:
         ray.shutdown()
     return results, failed
+
+
+def connect(address: str | None) -> None:
+    """Joins a cluster, whose processes then find this checkout; without an address, one of this machine alone."""
+    import ray
+
+    where = {"address": address} if address else {"address": "local", "num_cpus": available()}
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    ray.init(**where, runtime_env={"env_vars": environment}, logging_level="warning", log_to_driver=False)
 
 
 def check_room(arguments: argparse.Namespace) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from training import on_ray, train
+from training.bench.study import quality
 from training.lock import alone
 from training.provenance import ROOT
 from training.run_folder import RunFolder
@@ -236,3 +238,25 @@ def test_other_settings_than_those_it_was_begun_with_are_refused(tmp_path, capsy
     flags = ["--out", str(tmp_path), "--task", "denoise", *SMALL, "--steps", "4"]
     assert on_ray.main([sweep_file(tmp_path, {"a": {}}), *flags]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.frameworks
+def test_a_study_that_is_spread_has_the_results_of_one_that_is_not(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    for folder in ("train", "test"):
+        (tmp_path / folder).mkdir()
+        for seed in range(2):
+            pixels = torch.randint(256, (96, 112, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(tmp_path / folder / f"{seed}.png")
+    numbers = {"width": 4, "depth": 2, "batch": 1, "patch": 80, "start-steps": 4, "steps": 2, "crop": 48}
+    flags = [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
+    flags += ["--train-images", str(tmp_path / "train"), "--test-images", str(tmp_path / "test"), "--threads", "1"]
+    flags += ["--tasks", "denoise", "jpeg", "--losses", "input", "l1", "ours~0.5", "--metrics", "psnr"]
+    assert quality.main([*flags, "--out", str(tmp_path / "alone")]) == 0
+    assert quality.main([*flags, "--out", str(tmp_path / "spread"), "--ray"]) == 0
+    alone, spread = (
+        {path.name: json.loads(path.read_text())["evaluations"] for path in (tmp_path / out / "cells").glob("*.json")}
+        for out in ("alone", "spread")
+    )
+    assert len(alone) == 6
+    assert spread == alone

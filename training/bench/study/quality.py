@@ -27,6 +27,9 @@ from training.bench.study import peers
 from training.bench.study.cells import Cell, Study, Test
 from training.bench.study.conditions import add_condition_flags, conditions_of
 from training.bench.study.data import TASKS, read_folders
+from training.bench.study.spread import on_ray, one_by_one
+
+HERE = "here"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,16 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for seed, task, loss, ratio in product(options.seeds, options.tasks, options.losses, options.ratios)
         if not (loss in ("l1", *peers.WITHOUT_TRAINING) and ratio is not None)
     ]
-    failures = 0
-    for number, cell in enumerate(cells, start=1):
-        begun = time.monotonic()
-        try:
-            study.run(cell)
-        except (ImportError, FloatingPointError) as error:
-            failures += 1
-            print(f"{cell}: skipped: {error}", file=sys.stderr)
-            continue
-        print(f"[{number}/{len(cells)}] {cell} {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    if options.ray is None:
+        made = one_by_one(study, cells)
+    else:
+        made = on_ray(study, cells, None if options.ray == HERE else options.ray, options.threads)
+    failures, begun = 0, time.monotonic()
+    for number, (cell, reason) in enumerate(made, start=1):
+        failures += reason is not None
+        what = f"skipped: {reason}" if reason is not None else f"{time.monotonic() - begun:.0f} s since the beginning"
+        print(f"[{number}/{len(cells)}] {cell} {what}", file=sys.stderr, flush=True)
     print(f"tables: python -m training.bench.report {options.out}, with the same flags for conditions", file=sys.stderr)
     return failures
 
@@ -87,7 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seeds", nargs="+", type=int, default=[0])
     peers.add_source_flags(parser)
-    add("--threads", type=int, default=torch.get_num_threads())
+    add("--threads", type=int, default=torch.get_num_threads(), help="of each cell")
+    add(
+        "--ray",
+        nargs="?",
+        const=HERE,
+        metavar="ADDRESS",
+        help="several cells at once, by Ray (extra sweep): on this machine, or on the cluster of an address, all of\n"
+        "whose nodes see --out",
+    )
     add_condition_flags(parser)
     return parser
 
