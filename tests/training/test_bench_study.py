@@ -18,13 +18,14 @@ from task_losses.pyramid import resize
 from task_losses.weights import random_weights, serialize_weights
 from training.bench.cost.memory import peak_memory
 from training.bench.report import __main__ as report
-from training.bench.study import metrics, quality
+from training.bench.study import metrics, quality, quick
 from training.bench.study.data import Picture, read_folders, training_batches
 from training.bench.study.data import test_pair as make_test_pair
 from training.bench.study.ours import recipe_of
 from training.bench.study.peers import Sources, find_peer
 from training.bench.study.restoration import Recipe, mixed_with_l1, train
 from training.bench.study.restorers import NETWORKS, make_restorer
+from training.provenance import ROOT
 from training.scaling import distances
 
 NUMBERS = {"width": 4, "depth": 2, "batch": 1, "patch": 80, "start-steps": 4, "steps": 2, "crop": 48}
@@ -315,3 +316,20 @@ def test_results_of_before_there_were_several_networks_keep_their_names() -> Non
     assert len(keys) == len(NETWORKS)
     with pytest.raises(ValueError, match="network must be"):
         Recipe(network="resnet")
+
+
+def test_the_quick_mode_is_a_metric_of_a_weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "QUICK", Recipe(width=4, depth=2, batch=1, patch=80, start_steps=4, steps=2))
+    for run_name in ("one", "two"):
+        (tmp_path / run_name).mkdir()
+        weights = Path(next(iter((ROOT / "task_losses" / "weights").glob("jpeg-*.safetensors"))))
+        (tmp_path / run_name / "jpeg.safetensors").write_bytes(weights.read_bytes())
+    first, second = (quick.psnr(tmp_path / name / "jpeg.safetensors") for name in ("one", "two"))
+    assert first == second
+    assert 20 < first < 40
+    assert len(list((tmp_path / "quick" / "starts").glob("*.safetensors"))) == 1
+    own = tmp_path / "one" / "rain.safetensors"
+    form = DenoiseLoss()
+    own.write_bytes(serialize_weights(form._weights.tensors, form.architecture, {"task": "rain"}))
+    with pytest.raises(ValueError, match="'rain', the study has"):
+        quick.psnr(own)
