@@ -55,6 +55,12 @@ def test_the_weight_multiplies_once(pair, value):
     torch.testing.assert_close(outside(*pair) * abs(outside.loss_weight), 0.5 * value)
 
 
+def test_weights_of_elements_are_the_mask(pair):
+    weight = (torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    torch.testing.assert_close(Weighted(loss_weight=2.0)(*pair, weight), 2 * SRLoss()(*pair, weight))
+    torch.testing.assert_close(Weighted()(*pair, weight=None), SRLoss()(*pair))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_scales_add_up_to_the_loss(pair, reduction):
     shares = Unweighted(loss_weight=2.0, per_scale=True, reduction=reduction)(*pair)

@@ -28,8 +28,8 @@ class Slot(nn.Module):
         super().__init__()
         self.loss = self.kind(**options)
 
-    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        result: Tensor = self.loss(pred, target)
+    def distance(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        result: Tensor = self.loss(pred, target, mask)
         return result
 
 
@@ -39,15 +39,10 @@ class WeightedSlot(Slot):
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Arguments, result and errors as for :class:`task_losses.TaskLoss`.
 
-        Raises:
-            ValueError: there is a ``weight``, which BasicSR's losses multiply elements by.
+        Args:
+            weight: by which BasicSR's losses multiply elements: here the mask, (N, 1, H, W).
         """
-        if weight is not None:
-            raise ValueError(
-                "weight must be None: features are of whole neighbourhoods, which element-wise weights do not fit; "
-                "weight elements in a pixel loss such as L1Loss, in a slot of its own"
-            )
-        return self.distance(pred, target)
+        return self.distance(pred, target, weight)
 
 
 class PerceptualSlot(Slot):
