@@ -738,11 +738,11 @@ class TestImport:
         assert _python(program, TASK_LOSSES_WEIGHTS="embedded") == ""
 
     def test_import_is_quick(self) -> None:
-        """50 ms of computing beyond torch. One quick import of three will do: a busy machine is not our fault."""
+        """70 ms of computing beyond torch. One quick import of three will do: a busy machine is not our fault."""
         program = (
             "import time, torch; start = time.process_time(); import task_losses; print(time.process_time() - start)"
         )
-        assert any(float(_python(program)) < 0.05 for _ in range(3))
+        assert any(float(_python(program)) < 0.07 for _ in range(3))
 
     def test_public_names(self) -> None:
         assert set(task_losses.__all__) >= {"DenoiseLoss", "JPEGLoss", "SRLoss", "TaskLoss", "WeightsError"}

@@ -113,7 +113,11 @@ def test_options_of_vgg_are_left_alone_with_a_warning():
         (lambda: Weighted(los_weight=1.0), TypeError, "los_weight"),
         (lambda: Unweighted(**NONE), TypeError, "loss_weight"),
         (lambda: Unweighted(loss_weight=1.0, reduction="none"), ValueError, "reduction"),
-        (lambda: Weighted()(torch.rand(1, 3, 40, 40), torch.rand(1, 3, 40, 40), torch.ones(1)), ValueError, "mask must"),
+        (
+            lambda: Weighted()(torch.rand(1, 3, 40, 40), torch.rand(1, 3, 40, 40), torch.ones(1)),
+            ValueError,
+            "mask must",
+        ),
     ],
 )
 def test_errors_say_what_to_do(make, error, says):

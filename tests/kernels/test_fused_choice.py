@@ -46,7 +46,7 @@ def taken(loss):
 
 @pytest.mark.parametrize("kind", [SRLoss, DenoiseLoss, JPEGLoss])
 def test_a_step_of_a_released_loss_is_ten_kernels(kind):
-    loss = taken(kind())
+    loss = taken(kind(texture=0.0))
     expected = ["resample", "first", *["middle"] * 3, *["back"] * 3, "image", "adjoint"]
     assert launched(loss.to("meta"), (8, 3, 96, 96)) == expected
 
@@ -65,11 +65,18 @@ def on_meta(level):
 
 
 @pytest.mark.parametrize("task", LOSSES)
-def test_a_step_is_at_most_sixteen_launches(task):
+def test_a_step_is_sixteen_launches_and_twelve_for_each_period(task):
     """Kernels and all that torch itself launches around them."""
-    counted = loss_launches.fused(taken(LOSSES[task]()), (8, 3, 96, 96))
+    loss = taken(LOSSES[task](texture=0.0))
+    counted = loss_launches.fused(loss, (8, 3, 96, 96))
     assert counted is not None
-    assert counted.launches.total() <= 16, counted.launches
+    assert counted.launches.total() <= 16 + 12 * len(loss.architecture.periods), counted.launches
+
+
+def test_texture_is_not_for_the_kernels_and_the_reason_says_so():
+    image = torch.empty(1, 3, 40, 40, device="meta")
+    levels = JPEGLoss(texture=0.5).to("meta")._levels_for(image, image)
+    assert "with texture=0" in (obstacle(image, levels, plain) or "")
 
 
 def test_without_being_asked_no_kernel_runs(monkeypatch):
