@@ -18,7 +18,7 @@ from typing import Any
 
 from task_losses import TaskLoss, WeightsError, WeightsUnavailable, __version__
 from task_losses.architecture import Architecture
-from task_losses.hub import HubOptions
+from task_losses.hub_options import HubOptions
 from task_losses.levels import Selection
 from task_losses.losses import LOSSES, RESOLUTIONS
 from task_losses.origin import facts

@@ -10,14 +10,15 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from task_losses import hub_cache, hub_wire
 from task_losses.files import read_file
 from task_losses.hub_errors import translate
+from task_losses.hub_options import HubFile, HubOptions
 from task_losses.hub_wire import LIBRARY, Answer, Refused
 from task_losses.weights import WeightsIntegrity, WeightsUnavailable, is_commit
 
@@ -26,27 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger("task_losses")
-
-
-@dataclass(frozen=True)
-class HubOptions:
-    """How to reach the Hub. Names, meaning and defaults are those of ``huggingface_hub.hf_hub_download``."""
-
-    token: str | bool | None = None
-    cache_dir: str | Path | None = None
-    endpoint: str | None = None
-    local_files_only: bool = False
-
-
-class HubFile(NamedTuple):
-    """A file at the top level of a model repository, at a branch, tag or commit."""
-
-    repo_id: str
-    revision: str
-    filename: str
-
-    def __str__(self) -> str:
-        return f"{self.repo_id}@{self.revision}/{self.filename}"
 
 
 def resolve(file: HubFile, options: HubOptions) -> HubFile:

@@ -28,13 +28,12 @@ from task_losses.checks import (
 )
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.distance import Level, full_precision, plain_distance
-from task_losses.hub import HubOptions
+from task_losses.hub_options import HubOptions
 from task_losses.images import CHANNELS, check_image, check_mask, check_pair, mask_to_batch, to_batch, to_leading
 from task_losses.levels import Selection
 from task_losses.operator import distance
 from task_losses.pyramid import resize, resize_area
 from task_losses.range_warning import can_be_read, warn_if_far_outside
-from task_losses.sharing import push, save, shared_files
 from task_losses.sources import check_no_hub_options, load_weights
 from task_losses.weights import Weights, control_weights, random_weights
 
@@ -279,7 +278,9 @@ class TaskLoss(nn.Module):
             ValueError: the loss holds only some scales, or its weights are for no task.
             OSError: the folder cannot be written.
         """
-        save(self._shared_files(None, license, metrics), directory)
+        from task_losses import sharing  # only now, as few share
+
+        sharing.save(self._shared_files(None, license, metrics), directory)
 
     def push_to_hub(
         self,
@@ -313,20 +314,24 @@ class TaskLoss(nn.Module):
             huggingface_hub.errors.HfHubHTTPError: the Hub refused, for want of rights for example.
             WeightsError: the upload could not be read back.
         """
+        from task_losses import sharing
+
         files = self._shared_files(repo_id, license, metrics)
         message = commit_message or f"Upload the {self.weights_info['task']} loss"
-        return push(repo_id, files, message, HubOptions(token=token, endpoint=endpoint), private)
+        return sharing.push(repo_id, files, message, HubOptions(token=token, endpoint=endpoint), private)
 
     def _shared_files(
         self, repo_id: str | None, license: str | None, metrics: Mapping[str, float] | None
     ) -> dict[str, bytes]:
+        from task_losses import sharing
+
         if len(self.scales) < self.architecture.scales:
             raise ValueError(
                 f"cannot save a loss that holds only the scales {list(self.scales)} of {self.architecture.scales}; "
                 "make it with scales=None"
             )
         task_class = loss_class(self._weights.info.get("task")).__name__
-        return shared_files(self._weights, task_class, repo_id, license, metrics)
+        return sharing.shared_files(self._weights, task_class, repo_id, license, metrics)
 
     def train(self, mode: bool = True) -> TaskLoss:
         """Stays in evaluation mode: a frozen network has no other."""

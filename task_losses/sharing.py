@@ -10,11 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from task_losses import hub
 from task_losses.card import model_card
 from task_losses.checks import check_number
 from task_losses.files import replacing
-from task_losses.hub import HubOptions
+from task_losses.hub_options import HubOptions
 from task_losses.texts import shown
 from task_losses.weights import MANIFEST, SCHEMA, Weights, describe, serialize_weights
 
@@ -85,6 +84,8 @@ def save(files: Mapping[str, bytes], directory: str | os.PathLike[str]) -> None:
 
 def push(repo_id: str, files: Mapping[str, bytes], message: str, options: HubOptions, private: bool) -> str:
     """Uploads files in one commit, checks what arrived, and returns the commit. Errors as for the two in hub."""
+    from task_losses import hub
+
     commit = hub.upload(repo_id, files, message, options, private=private)
     hub.check_upload(repo_id, commit, files, options)
     return commit

@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from task_losses import hub
 from task_losses.files import read_file
-from task_losses.hub import HubFile, HubOptions
+from task_losses.hub_options import HubFile, HubOptions
 from task_losses.texts import shown
 from task_losses.weights import (
     LARGEST_FILE,
@@ -144,6 +143,8 @@ def pinned_weights(task: str, options: HubOptions) -> Weights:
     Raises:
         WeightsError: the manifest pins no revision of the Hub's repository, or as for :func:`released_weights`.
     """
+    from task_losses import hub  # only now, as in the usual case nobody asks it
+
     released = manifest()
     if not is_published():
         raise WeightsNotFound(
@@ -159,6 +160,8 @@ def pinned_weights(task: str, options: HubOptions) -> Weights:
 
 def repository_weights(repo_id: str, task: str | None, revision: str, options: HubOptions) -> Weights:
     """Weights from somebody's repository, as its manifest names them. Arguments and errors as for load_weights."""
+    from task_losses import hub
+
     asked = HubFile(repo_id, revision, MANIFEST)
     listing = hub.resolve(asked, options)
     commit = listing.revision

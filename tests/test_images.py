@@ -9,27 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import gradcheck
+from weight_files import EVERY_TERM, random_file
 
 from task_losses import TaskLoss, range_warning
-from task_losses.architecture import SLOPE, Architecture
+from task_losses.architecture import Architecture
 from task_losses.distance import distance_and_gradient
 from task_losses.losses import FILL
 from task_losses.pyramid import resize_area
-from task_losses.weights import serialize_weights, tensor_shapes
 
 FORMS = {
-    # Every kind of term; and differences alone, with each exponent.
-    "all terms": Architecture(
-        channels=(3, 4, 5),
-        taps=(0, 1, 4, 5),
-        image_exponent=1.5,
-        texture_taps=(1, 4),
-        texture_weight=2.0,
-        periods=(2,),
-        periodic_weight=0.5,
-    ),
+    "all terms": EVERY_TERM,
     "squared": Architecture(channels=(3, 4, 5), taps=(0, 1, 5)),
     "absolute": Architecture(
         channels=(3, 4, 5),
@@ -45,15 +36,10 @@ Make = Callable[..., TaskLoss]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    paths = {}
+    folder = tmp_path_factory.mktemp("weights")
+    paths = {name: folder / f"{name}.safetensors" for name in FORMS}
     for name, form in FORMS.items():
-        draws = torch.Generator().manual_seed(3)
-        tensors = {key: torch.randn(shape, generator=draws) * 0.1 for key, shape in tensor_shapes(form).items()}
-        for key, tensor in tensors.items():
-            if key.endswith("weight"):
-                nn.init.kaiming_normal_(tensor, a=SLOPE, generator=draws)
-        paths[name] = tmp_path_factory.mktemp("weights") / "small.safetensors"
-        paths[name].write_bytes(serialize_weights(tensors, form, {"task": "jpeg"}))
+        paths[name].write_bytes(random_file(form))
     return paths
 
 

@@ -22,33 +22,18 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
+from weight_files import EVERY_TERM as FORM
+from weight_files import random_file
 
 from task_losses import JPEGLoss, TaskLoss
-from task_losses.architecture import SLOPE, Architecture
-from task_losses.weights import serialize_weights, tensor_shapes
 
 DOCS = Path(__file__).parents[1] / "docs" / "transforms.md"
-# Every kind of term, in narrow scales; images of 24 x 20 pixels hold windows of all of them.
-FORM = Architecture(
-    channels=(3, 4, 5),
-    taps=(0, 1, 4, 5),
-    image_exponent=1.5,
-    texture_taps=(1, 4),
-    texture_weight=2.0,
-    periods=(2,),
-    periodic_weight=0.5,
-)
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    generator = torch.Generator().manual_seed(3)
-    tensors = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in tensor_shapes(FORM).items()}
-    for name, tensor in tensors.items():
-        if name.endswith("weight"):
-            nn.init.kaiming_normal_(tensor, a=SLOPE, generator=generator)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    path.write_bytes(serialize_weights(tensors, FORM, {"task": "jpeg"}))
+    path.write_bytes(random_file(FORM))
     return path
 
 

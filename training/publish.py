@@ -29,7 +29,7 @@ if not __package__:  # run by its path
 from task_losses import hub
 from task_losses.card import model_card
 from task_losses.files import write_file
-from task_losses.hub import HubOptions
+from task_losses.hub_options import HubOptions
 from task_losses.losses import loss_class
 from task_losses.sharing import manifest_bytes
 from task_losses.weights import MANIFEST, WeightsError, WeightsIntegrity, parse_entry, parse_manifest

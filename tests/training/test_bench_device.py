@@ -61,8 +61,9 @@ def test_every_stage_runs_on_a_cpu(tmp_path, one_thread):
     }
     assert {row["loss"] for row in rows_of(tmp_path, "losses")} == {"JPEGLoss", "AlexNet"}
     assert all(row["ms"] > 0 for row in rows_of(tmp_path, "losses") + rows_of(tmp_path, "updates"))
-    # Of absolute differences the derivative is a sign, and rounding turns a few.
-    assert all(row["error_of_the_gradient"] < 1e-4 for row in rows_of(tmp_path, "values"))
+    # Of SRLoss's absolute differences the derivative is a sign: one of 173,440 turned is an error of 4.2e-5.
+    limits = {"SRLoss": 1e-4, "JPEGLoss": 1e-5, "DenoiseLoss": 1e-5}
+    assert all(row["error_of_the_gradient"] < limits[row["loss"]] for row in rows_of(tmp_path, "values"))
     assert [row["complaint"] for row in rows_of(tmp_path, "kernels")] == [None, None]
     (trained,) = rows_of(tmp_path, "recipes")
     assert trained["steps"] == 4
