@@ -29,9 +29,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = {
-    "task_losses/losses.py": ["tests/test_losses.py", "tests/test_terms.py"],
-    "task_losses/discriminator.py": ["tests/test_losses.py", "tests/test_untrusted.py"],
-    "task_losses/terms.py": ["tests/test_terms.py", "tests/test_losses.py"],
+    "task_losses/losses.py": ["tests/test_losses.py", "tests/test_terms.py", "tests/test_images.py"],
+    "task_losses/discriminator.py": ["tests/test_losses.py", "tests/test_untrusted.py", "tests/test_images.py"],
+    "task_losses/terms.py": ["tests/test_terms.py", "tests/test_losses.py", "tests/test_images.py"],
     "task_losses/pyramid.py": ["tests/test_pyramid.py", "tests/test_losses.py"],
     "task_losses/weights.py": ["tests/test_untrusted.py", "tests/test_losses.py"],
     "training/objectives.py": ["tests/training/test_objectives.py"],

@@ -38,6 +38,7 @@ MEMORY_SIDE = 512
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "ours": lambda: JPEGLoss(pretrained=False),  # DenoiseLoss has the same shape
+    "ours, texture=0": lambda: JPEGLoss(pretrained=False, texture=0.0),
     "ours, SRLoss": lambda: SRLoss(pretrained=False),
     "ours, every discriminator at full resolution": lambda: JPEGLoss(pretrained=False, resolution="full"),
     "VGG16, 4 blocks": lambda: TrunkLoss(vgg16()),

@@ -31,6 +31,10 @@ from training.bench.study.restoration import Recipe
 ROOT = Path(__file__).parents[3]
 RESULTS = Path(__file__).parents[1] / "results"
 STUDY = Conditions(Recipe(start_steps=10000, steps=240), crop=192)
+# What the dial of the texture term does, in networks of another kind.
+DIAL = Conditions(
+    Recipe(depth=6, start_steps=3000, steps=300, network="plain"), metrics=(*STUDY.metrics, "pattern"), crop=256
+)
 # What only the rows of SUMMARY_ROWS were measured by: the test levels besides the first, and further metrics.
 OTHER_LEVELS = ({"denoise": (15,), "jpeg": (20,)}, {"denoise": (50,), "jpeg": (40,)})
 OTHER_METRICS = ("gmsd", "haarpsi", "vsi")
@@ -66,6 +70,8 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     sections = {f"means {task}": means(rows, STUDY.metrics) for task, rows in rows_of_tasks.items()}
     for task, rows in rows_of_tasks.items():
         sections[f"claims {task}"] = render_verdicts({task: rows}, STUDY, CANDIDATES).partition("\n\n")[2].strip()
+    for task, rows in read_rows(RESULTS / "dial", DIAL).items():
+        sections[f"dial {task}"] = means(rows, DIAL.metrics)
     speed = RESULTS / "speed-cpu.json"
     sections["claims cost"] = render_cost(speed)
     benchmarks, readme, guide = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "which_loss.md"
