@@ -2,6 +2,7 @@
 
     python -m training.bench.cost.speed                      # prints the tables
     python -m training.bench.cost.speed --json results.json  # and keeps the figures
+    python -m training.bench.cost.speed --losses ours "ours, texture=0" --rounds 20     # these alone
 
 All losses take turns in one process, so that whatever else the machine does hits them alike; a row is the median over
 rounds of the ratio to ours within a round. Memory is each loss's own process: the growth of its peak resident size
@@ -15,7 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,16 @@ def make_step(name: str, shape: tuple[int, ...], device: str) -> Callable[[], No
     return step
 
 
-def time_losses(shape: tuple[int, ...], rounds: int, device: str) -> dict[str, dict[str, float]]:
-    """Milliseconds of a step, and how many times ours fits into it, per loss."""
-    steps = {name: make_step(name, shape, device) for name in LOSSES}
+def time_losses(
+    shape: tuple[int, ...], rounds: int, device: str, losses: Sequence[str] = tuple(LOSSES)
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of a step, and how many times ours, the first, fits into it, per loss."""
+    steps = {name: make_step(name, shape, device) for name in losses}
     seconds = take_turns(steps, rounds)
     return {
         name: {
             "milliseconds": 1e3 * statistics.median(times),
-            "times_ours": statistics.median(t / ours for t, ours in zip(times, seconds["ours"], strict=True)),
+            "times_ours": statistics.median(t / ours for t, ours in zip(times, seconds[losses[0]], strict=True)),
         }
         for name, times in seconds.items()
     }
@@ -108,7 +111,8 @@ def render(results: dict[str, Any]) -> str:
         lines = [[name, f"{row['milliseconds']:.0f}", f"{row['times_ours']:.2f}"] for name, row in rows.items()]
         tables.append(table([f"one step, {shape}", "ms", "times ours"], lines))
     memory = results["memory_mb"]
-    lines = [[name, f"{value:.0f}", f"{value / memory['ours']:.2f}"] for name, value in memory.items()]
+    ours = next(iter(memory.values()))
+    lines = [[name, f"{value:.0f}", f"{value / ours:.2f}"] for name, value in memory.items()]
     tables.append(table([f"memory of one step, 1x3x{MEMORY_SIDE}x{MEMORY_SIDE}", "MB", "times ours"], lines))
     return "\n\n".join(tables)
 
@@ -117,6 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.bench.cost.speed", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="timed steps per loss and shape [9]")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES), help="which take turns, ours first [all]"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--memory-of", choices=list(LOSSES), help=argparse.SUPPRESS)
     parser.add_argument("--side", type=int, default=MEMORY_SIDE, help=argparse.SUPPRESS)
@@ -128,9 +135,10 @@ def main() -> None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine(), "device": arguments.device, "rounds": arguments.rounds}
     results["time"] = {
-        "x".join(map(str, shape)): time_losses(shape, arguments.rounds, arguments.device) for shape in SHAPES
+        "x".join(map(str, shape)): time_losses(shape, arguments.rounds, arguments.device, arguments.losses)
+        for shape in SHAPES
     }
-    results["memory_mb"] = {name: memory_in_own_process(name, arguments.device) for name in LOSSES}
+    results["memory_mb"] = {name: memory_in_own_process(name, arguments.device) for name in arguments.losses}
     print(render(results))
     print(json.dumps(results["machine"]))
     if arguments.json:
