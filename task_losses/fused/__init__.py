@@ -1,4 +1,4 @@
-"""A loss's distances and gradient in 10 to 17 launches on a CUDA device, by Triton kernels; off unless it is asked for.
+"""A loss's distances and gradient in 10 to 17 kernels on a CUDA device, by Triton kernels; off unless it is asked for.
 
 ``TASK_LOSSES_KERNELS=fused`` in the environment turns it on. Triton comes with torch's CUDA builds and is imported when
 it is first needed. Before the kernels are used, they must agree with the plain path on this very device; where they
