@@ -111,8 +111,10 @@ def _make(
         torch.cat([_filters(length, new) for new in lengths], dim=1).to(device, dtype)
         for length, lengths in zip(size, (heights, widths), strict=True)
     )
-    totals = (sum(of_levels) for of_levels in (pixels, windows, counts, resized, window_tiles))
-    return Plan(table.to(device), rows, columns, len(sizes), *totals, size)
+    return Plan(
+        table.to(device), rows, columns, len(sizes), sum(pixels), sum(windows), sum(counts), sum(resized),
+        sum(window_tiles), size,
+    )  # fmt: skip
 
 
 def window_tile(tiles: Tiles) -> Size:

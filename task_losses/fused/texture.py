@@ -138,7 +138,7 @@ def by_texture(
     slopes_ptr += (tl.program_id(1).to(tl.int64) * 2 * windows + of_level(levels_ptr, level, WINDOW)) * CHANNELS
     means_ptr = slopes_ptr + windows * CHANNELS
     gradient = values * 0.0
-    for corner in tl.static_range(4):
+    for corner in tl.range(0, 4, num_stages=1):  # not unrolled, which would take more registers than there are
         row, column = y // BLOCK_SIDE - corner // 2, x // BLOCK_SIDE - corner % 2
         there = (row >= 0) & (row < high) & (column >= 0) & (column < wide)
         mask = there[:, None] & (c < CHANNELS)[None, :]
