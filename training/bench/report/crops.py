@@ -96,7 +96,7 @@ def restored_by(row: Row, task: str, degraded: Tensor) -> Tensor:
             "folder, or delete the result file and run the cell anew"
         )
     recipe = row.results[0]["config"]["recipe"]
-    network = make_restorer(task, recipe["width"], recipe["depth"], seed=0)
+    network = make_restorer(task, recipe["width"], recipe["depth"], seed=0, kind=recipe.get("network", "residual"))
     network.load_state_dict(load_file(path))
     return restore(network, degraded).clamp(0, 1)
 
