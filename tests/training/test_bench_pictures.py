@@ -48,6 +48,19 @@ def test_figures_show_every_loss(tmp_path: Path) -> None:
             assert f" {word} " in text, f"{word} is missing in {name}.svg"
 
 
+def test_the_dial_is_drawn_where_it_was_turned(tmp_path: Path) -> None:
+    for loss in ("l1", "vgg", "ours"):
+        write_cell(tmp_path, "sr", loss)
+    assert figures.main([str(tmp_path), "--images", str(tmp_path)]) == 0
+    assert not (tmp_path / "dial.svg").exists()
+    for setting in (0, 1, 2):
+        write_cell(tmp_path, "sr", f"ours~{setting}", stlpips=-0.01 * setting)
+    assert figures.main([str(tmp_path), "--images", str(tmp_path)]) == 0
+    text = written((tmp_path / "dial.svg").read_text())
+    for word in ("texture", "ours", "l1", "ST-LPIPS", "PSNR", "CVVDP"):
+        assert f" {word} " in text, word
+
+
 def test_the_cost_of_a_loss_is_told_in_times_of_vgg(tmp_path: Path) -> None:
     for loss in ("l1", "vgg", "ours"):
         write_cell(tmp_path, "sr", loss)
