@@ -179,7 +179,9 @@ class TaskLoss(nn.Module):
         with full_precision(pred.device):
             x, y, weights = self._prepare(pred, target, mask)
             # Weighted before it is reduced: torch.func.jvp makes the tangent of a scalar times a number float64.
-            per_image = distance(x, y, weights, self._selection, self._frozen) * self.loss_weight
+            per_image = distance(x, y, weights, self._selection, self._frozen)
+            if self.loss_weight != 1:
+                per_image = per_image * self.loss_weight
             result = to_leading(per_image, pred, self.channels)
             if self.reduction == "mean":
                 result = result.mean()
