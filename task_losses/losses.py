@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from task_losses.checks import (
+    LARGEST,
     check_choice,
     check_data_range,
     check_fidelity,
@@ -116,7 +117,7 @@ class TaskLoss(nn.Module):
         local_files_only: bool = False,
     ) -> None:
         super().__init__()
-        self.loss_weight = check_number("loss_weight", loss_weight)
+        self.loss_weight = check_number("loss_weight", loss_weight, LARGEST)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.channels = check_choice("channels", channels, CHANNELS)
         self.resolution = check_choice("resolution", resolution, RESOLUTIONS)
@@ -143,7 +144,7 @@ class TaskLoss(nn.Module):
         self._weights = weights
         self.architecture = weights.architecture
         self.scales = check_scales(scales, self.architecture.scales)
-        self.texture = check_texture(texture, self.architecture.texture_weight > 0)
+        self.texture = check_texture(texture, self.architecture.texture_weight)
         self.fidelity = check_fidelity(fidelity, 0 in self.architecture.taps)
         self.weights_source = weights.source
         self.weights_sha256 = weights.sha256
