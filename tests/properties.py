@@ -19,7 +19,7 @@ from task_losses import TaskLoss
 from task_losses.architecture import Architecture
 
 FEW = settings(max_examples=12, derandomize=True, database=None, deadline=None)
-MANY = settings(max_examples=3000, database=None, deadline=None, print_blob=True)
+MANY = settings(max_examples=1000, database=None, deadline=None, print_blob=True)
 
 FORMS = {
     "differences": DIFFERENCES,
