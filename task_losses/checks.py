@@ -14,7 +14,7 @@ LARGEST_WEIGHT = 1e6  # of a term
 TEXTS = (str, bytes, bytearray)  # sequences that nobody means as a list
 
 
-def check_number(name: str, value: float, most: float = math.inf) -> float:
+def check_number(name: str, value: object, most: float = math.inf) -> float:
     """The number as a float; numbers of numpy's types are numbers too.
 
     Args:
@@ -116,6 +116,7 @@ def check_scales(value: Sequence[int] | None, count: int) -> tuple[int, ...]:
     value = [int(scale) for scale in value]  # numpy's integers among them
     if not value or len(set(value)) < len(value) or not set(value) <= set(range(count)):
         raise ValueError(
-            f"scales must be different numbers from 0 (coarsest) to {count - 1} (finest), at least one; got {shown(value)}"
+            f"scales must be different numbers from 0 (coarsest) to {count - 1} (finest), at least one; "
+            f"got {shown(value)}"
         )
     return tuple(sorted(value))

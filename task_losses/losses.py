@@ -65,12 +65,12 @@ class TaskLoss(nn.Module):
             recommended setting, more is sharper and costs PSNR. Default: 1, or 0 for weights without a texture term.
         fidelity: factor of the image's own term, for weights that compare the image itself; 1 is what they were made
             with, less lets go of the pixels.
-        loss_weight: factor of the result.
+        loss_weight: factor of the result, up to 1e12.
         reduction: ``"mean"`` over the images of a batch, ``"sum"`` over them, or ``"none"``: one value per image.
         channels: ``"rgb"`` takes 3 channels, or 1, which is repeated; ``"per_channel"`` takes any number, compares
             each as a grey image, and its result is the mean over them.
-        data_range: range of the images. A number r means [0, r]; a pair means [low, high]. Values outside are
-            allowed and never clipped.
+        data_range: range of the images. A number r means [0, r]; a pair means [low, high], from -1e12 to 1e12 and at
+            least 1e-12 wide. Values outside are allowed and never clipped.
         scales: which discriminators take part, as indices from 0 (coarsest) up; None for all. Weights that compare the
             image itself do so at the finest scale, and without that one not at all.
         resolution: ``"pyramid"`` feeds each discriminator the pyramid level of its scale; ``"full"`` feeds every one

@@ -118,6 +118,24 @@ def test_features_that_are_no_numbers_are_caught(finished, scale):
     assert not export.largest_error(trained, loss) <= export.TOLERANCE
 
 
+@pytest.mark.parametrize("scale", [0, 1])
+def test_an_export_whose_comparison_is_no_number_leaves_no_file(finished, monkeypatch, scale):
+    """A layer that answers zero to everything differs by 0 / 0."""
+    honest = export.open_run
+
+    def with_a_dead_layer(*arguments):
+        trained = honest(*arguments)
+        norm = trained.discriminators[scale].blocks[0].norm
+        torch.nn.init.zeros_(norm.weight)
+        torch.nn.init.zeros_(norm.bias)
+        return trained
+
+    monkeypatch.setattr(export, "open_run", with_a_dead_layer)
+    with pytest.raises(WeightsError, match=r"features differ .* by nan"):
+        export.export(finished, form={"taps": (0, 1, 4)})
+    assert not (finished.path / "jpeg.safetensors").exists()
+
+
 def test_a_file_that_cannot_be_read_back_is_removed(finished, monkeypatch):
     monkeypatch.setattr(export, "named_layers", lambda layers: {k: 1e9 * x for k, x in named_layers(layers).items()})
     with pytest.raises(WeightsError, match="not be finite"):
