@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from hubserver import Fault, LocalHub, sha256
+from hubserver import Fault, LocalHub
 from kills import killed_at
 
 from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
 from task_losses.architecture import Architecture
 from task_losses.losses import LOSSES
 from task_losses.weights import MANIFEST, parse_manifest, serialize_weights, tensor_shapes
+from training.local_hub import sha256
 
 IMAGES = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
 

@@ -13,6 +13,7 @@ from subprocesses import ROOT
 from task_losses import JPEGLoss, WeightsIntegrity, sources
 from task_losses.weights import MANIFEST, parse_manifest
 from training import publish
+from training.local_hub import Repo
 
 WEIGHTS = ROOT / "task_losses" / "weights"
 FILES = {"LICENSE", "README.md", MANIFEST, *(path.name for path in WEIGHTS.glob("*.safetensors"))}
@@ -159,8 +160,6 @@ def test_an_interrupted_run_pins_nothing_and_is_repeated(hub: LocalHub, manifest
 
 
 def test_a_private_repository_is_no_publication(hub: LocalHub, manifest: Path, run: Any) -> None:
-    from hubserver import Repo
-
     hub.repos["tester/released"] = Repo(private=True)
     with pytest.raises(SystemExit, match="private and no valid token"):
         run("--execute")
