@@ -134,11 +134,12 @@ def describe(loss: TaskLoss) -> tuple[dict[str, Any], dict[str, Any]]:
         "smallest_side": architecture.receptive_field,
         "smallest_side_for_all_scales": Selection(architecture, (0,), "pyramid").smallest_side,
         "range": "[0, 1], others by data_range",
-        "weight_beside_l1": "task_losses.weight_for(loss, pred, target) measures it on your images",
+        "weight_for_your_network": "task_losses.weight_for(loss, pred, target) measures it on your images",
         "multiply_adds_per_pixel": {rule: _multiply_adds(architecture, rule) for rule in RESOLUTIONS},
     }
     entry = manifest()["weights"].get(loss.weights_info["task"], {})
     if entry.get("sha256") == loss.weights_sha256:  # a released file: the manifest knows how it was made
+        known |= {"weight_beside_l1": entry["weight_beside_l1"]}
         known |= {"command": entry["command"], "training_cost": entry["cost"]}
     return known, said
 

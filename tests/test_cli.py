@@ -436,6 +436,8 @@ class TestInfo:
         assert "python training/train.py --task jpeg" in out
         assert "CC0" in out
         assert "training cost, seconds" in out
+        assert re.search(r"weight beside l1, weight +3\.3\n", out)
+        assert re.search("weight beside l1, measured on +the training image", out)
         assert "penalty weight" not in out  # --json has all settings
 
     def test_all_released_weights(self, capsys: Captured) -> None:

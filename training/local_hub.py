@@ -360,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hub = LocalHub(port)
     except (OSError, OverflowError) as error:
         print(
-            f"error: cannot listen on port {port} ({error}); --port names another, 0 any that is free", file=sys.stderr
+            f"error: cannot listen on port {port} ({error}); try another, or --port 0 for a free one", file=sys.stderr
         )
         return 2
     hub.told = lambda line: print(line, flush=True)
