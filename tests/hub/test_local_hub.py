@@ -53,7 +53,7 @@ def test_what_the_page_says_can_be_done_without_an_account(
     assert server.stdout is not None
     (said,) = [line for line in (server.stdout.readline(), server.stdout.readline()) if "export" in line]
     given = dict(word.split("=", 1) for word in shlex.split(said)[1:])
-    assert EXPORT == f"HF_ENDPOINT=http://127.0.0.1:{local_hub.PORT} HF_TOKEN={given['HF_TOKEN']}"
+    assert f"HF_ENDPOINT=http://127.0.0.1:{local_hub.PORT} HF_TOKEN={given['HF_TOKEN']}" == EXPORT
     environment = {**os.environ, **given, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
     words = [["-c", CODE], ["-m", "task_losses", *shlex.split(COMMAND)]]
     shown = [
