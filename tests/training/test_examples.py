@@ -17,14 +17,15 @@ from training.builtin import BUILTIN
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
 EXAMPLES = {
-    section.split()[0].strip("`"): re.findall(r"^    python (-m training\..*)$", section, re.MULTILINE)
+    section.split()[0].strip("`:"): re.findall(r"^    python (-m training\..*)$", section, re.MULTILINE)
     for section in PAGE.split("\n## ")
     if section.startswith("`")
 }
 
 
 def test_every_example_trains_exports_and_judges() -> None:
-    assert EXAMPLES
+    assert EXAMPLES.keys() <= BUILTIN.keys()
+    assert len(EXAMPLES) == 3
     for commands in EXAMPLES.values():
         assert [shlex.split(command)[1] for command in commands[:3]] == [
             "training.train",

@@ -91,14 +91,15 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
     weight = sum(weights) / len(weights)
     restored = paired_difference(results[L1, None]["psnr"], results[INPUT, None]["psnr"])
     assert restored is not None
-    verdict = sentence(recognised.share, restored, comparisons, nearest)
+    untouched = compare(results, INPUT)
+    verdict = sentence(recognised.share, restored, untouched, comparisons, nearest)
     report = "\n\n".join(
         [
             f"{subject.task}: {printable(', '.join(subject.config.distortions))}; sha256 {subject.loss.weights_sha256}",
             _recognition_in_words(recognised, len(photographs.unseen)),
             f"Small networks, {seeds} seeds, {len(arena.tests)} crops of photographs that neither networks nor critics "
             f"saw; mean with 95 % interval. As hard as L1 the loss pulls there at a weight of {weight:.3g}.",
-            rendered(results, comparisons, nearest),
+            rendered(results, [untouched, *comparisons], nearest),
             verdict,
         ]
     )
@@ -108,6 +109,7 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
         "verdict": verdict,
         "recognition": asdict(recognised),
         "restored_by_l1": asdict(restored),
+        "against_nothing": {**asdict(untouched), "outcome": untouched.outcome},
         "nearest": nearest,
         "weight": weight,
         "means": {
