@@ -7,7 +7,6 @@ interrupted; 141 whoever read the output has gone.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ from task_losses.origin import facts
 from task_losses.pictures import PictureError
 from task_losses.scores import Pair, Score, compare, compare_all, pairs_of, write_csv
 from task_losses.sources import is_published, load_weights, pinned_weights
-from task_losses.texts import printable
+from task_losses.texts import printable, take_any_name
 from task_losses.weights import Weights, embedded_weights, manifest
 
 WEIGHTS_FAILED = 1
@@ -35,9 +34,7 @@ PIPE_CLOSED = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a console's code page may lack what a name or text holds
+    take_any_name()
     try:
         try:
             options = _parser().parse_args(arguments)

@@ -30,6 +30,7 @@ from task_losses import TaskLoss, WeightsError
 from task_losses.architecture import Architecture
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.files import write_file
+from task_losses.texts import take_any_name
 from task_losses.weights import MANIFEST, describe, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
 from training.builtin import BUILTIN
@@ -325,6 +326,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--release", metavar="VERSION", help="also put it into the package, as TASK-VERSION")
     parser.add_argument("--licence", metavar="TEXT", help="of the weights, as the Hub names it: mit, cc-by-4.0, ...")
     add_flags(parser, FORM)
+    take_any_name()
     arguments = parser.parse_args(argv)
     try:
         export(RunFolder(arguments.run), arguments.release, given_settings(arguments, FORM), arguments.licence)

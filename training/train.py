@@ -26,6 +26,7 @@ if not __package__:  # run by its path
 
 import torch
 
+from task_losses.texts import take_any_name
 from training.config import INDIFFERENT, Config, add_flags, given_settings, task_of
 from training.distortions import make_distortion
 from training.draws import drawn
@@ -298,6 +299,7 @@ def main(argv: list[str] | None = None) -> int:
         "each; other flags are for all",
     )
     add_flags(parser)
+    take_any_name()
     arguments = parser.parse_args(argv)
     runs: list[Run] = []
     try:

@@ -27,7 +27,7 @@ if not __package__:  # run by its path
 from task_losses import WeightsError
 from task_losses.files import write_file
 from task_losses.losses import LOSSES
-from task_losses.texts import printable
+from task_losses.texts import printable, take_any_name
 from training.bench.ablation.recognition import challenges, share_recognised
 from training.bench.report.bootstrap import Interval, Scores, paired_difference
 from training.bench.study.cells import write_json
@@ -180,6 +180,7 @@ def say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    take_any_name()
     options = _parser().parse_args(arguments)
     begun = time.monotonic()
     try:
