@@ -204,7 +204,11 @@ def _loss(options: argparse.Namespace) -> TaskLoss:
 def _source(name: str) -> str | Path:
     """What ``--weights`` names: a file or folder that is there, otherwise what the constructor makes of the string."""
     path = Path(name).expanduser()
-    return path if path.exists() else name
+    if path.exists():
+        return path
+    if "/" not in name and not name.endswith(".safetensors"):
+        raise ValueError(f"--weights {name}: there is no such file or folder here, and a Hub repository is owner/repo")
+    return name
 
 
 def _multiply_adds(architecture: Architecture, resolution: str) -> int:

@@ -347,6 +347,9 @@ class TestWrongUse:
     def test_weights_missing(self, pair: tuple[str, str], capsys: Captured) -> None:
         self.check(["score", *pair, "--weights", "no.safetensors"], capsys, "no.safetensors", code=1)
 
+    def test_a_name_that_is_neither_here_nor_a_repository(self, pair: tuple[str, str], capsys: Captured) -> None:
+        self.check(["score", *pair, "--weights", "rain"], capsys, "no such file or folder here")
+
     def test_weights_damaged(self, weights: Path, capsys: Captured) -> None:
         weights.write_bytes(weights.read_bytes()[:-10])
         self.check(["info", "--weights", str(weights)], capsys, "not a weight file", code=1)

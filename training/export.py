@@ -88,6 +88,9 @@ def open_run(folder: RunFolder, form: Mapping[str, Any] | None = None) -> Traine
         ValueError: the run is not finished, or a setting has no such value.
         OSError: there is no run.
     """
+    if not folder.checkpoint_path.exists():
+        ended = "ended before its first checkpoint: train it again" if folder.begun else "is not there: train it first"
+        raise FileNotFoundError(f"the run in {folder.path} {ended}, `python -m training.train --out {folder.path} ...`")
     checkpoint = folder.load_checkpoint()
     config = replace(Config.from_dict(json.loads(checkpoint["config"])), **(form or {}))
     states = checkpoint["finished"]

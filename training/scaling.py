@@ -139,8 +139,8 @@ def texture_weight(discriminators: Sequence[Layers], config: Config, examples: S
 def weight_beside_l1(discriminators: Sequence[Layers], form: Architecture, example: Examples) -> float:
     """The weight at which a loss, at its default dial, pulls as hard as L1 on what its critics were to tell apart.
 
-    What an adversary leaves is near to what a network leaves: for the released losses this is half to all of the weight
-    that the benchmark's networks ask for.
+    What an adversary leaves is near to what a network leaves: for the released losses and for H.264 small networks asked
+    for half to twice as much.
 
     Args:
         discriminators: layers of each scale, scaled.

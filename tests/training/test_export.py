@@ -234,6 +234,17 @@ def test_weights_have_the_licence_that_is_given_and_no_other(finished, tmp_path,
     assert 'license: "cc0-1.0"' in (tmp_path / "shared" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("left", "says"), [([], "is not there"), (["config.json"], "ended before its first")])
+def test_a_folder_without_a_checkpoint_is_told_how_to_get_one(finished, tmp_path, capsys, left, says):
+    for name in left:
+        (tmp_path / name).write_bytes((finished.path / name).read_bytes())
+    assert export.main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "training.train" in said
+    assert "--resume" not in said
+
+
 def test_the_file_says_the_weight_at_which_it_pulls_as_hard_as_l1_on_what_its_critics_met(finished):
     trained = export.open_run(finished)
     path = export.export(finished)
