@@ -139,8 +139,8 @@ def texture_weight(discriminators: Sequence[Layers], config: Config, examples: S
 def weight_beside_l1(discriminators: Sequence[Layers], form: Architecture, example: Examples) -> float:
     """The weight at which a loss, at its default dial, pulls as hard as L1 on what its critics were to tell apart.
 
-    It is the weight for networks that restore about as well as the adversary's filter. Squares pull less the smaller errors
-    are, so that better networks ask for more, and those that have hardly been trained for less.
+    It is the weight for networks that restore about as well as the adversary's filter. Squares pull less where errors
+    are smaller, so that better networks ask for more, and those that have hardly been trained for less.
 
     Args:
         discriminators: layers of each scale, scaled.
