@@ -112,7 +112,9 @@ class TestPhotographs:
             grey = [torch.equal(picture.image[:, 0], picture.image[:, 2]) for picture in half]
             assert sorted(grey) == [False, False, True, True]
         assert len({tile.name.split()[0] for tile in found.tiles}) == 4
-        assert 12 <= len(crops_to_restore(found.unseen, self.CONFIG)) <= 16
+        assert len(crops_to_restore(found.unseen, self.CONFIG)) == 16
+        one = crops_to_restore(found.unseen[1:2], self.CONFIG)  # as many as it holds where it is alone
+        assert len(one) == 16
 
     def test_too_few_are_refused(self, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "one.npy").write_bytes((folder / "photo.npy").read_bytes())

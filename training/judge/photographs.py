@@ -22,8 +22,8 @@ from training.material import check_size
 LONGEST = 640  # pixels; larger photographs are reduced
 # Of scikit-image, those with colours and those with texture in either half.
 DEFAULT = ("chelsea", "coffee", "brick", "grass", "rocket", "astronaut", "gravel", "camera")
-TILE, TILES = 256, 2  # of which the critics are asked about, at most so many of a photograph
-CROP, CROPS = 128, 4  # on which networks are tested, at most so many of a photograph
+TILE, TILES = 256, 8  # squares of which the critics are asked about, so many of all photographs together
+CROP, CROPS = 128, 16  # on which networks are tested
 MOST = 12  # photographs that are used
 # Of every training photograph, each with a strength and an order of colours of its own: few photographs alone would
 # teach a network their colours.
@@ -45,7 +45,8 @@ class Photographs:
     @property
     def tiles(self) -> list[Picture]:
         """Squares of the unseen ones."""
-        return [tile for picture in self.unseen for tile in _spread([*_tiles(picture, TILE)], TILES)]
+        most = max(1, TILES // len(self.unseen))
+        return [tile for picture in self.unseen for tile in _spread([*_tiles(picture, TILE)], most)]
 
 
 def open_photographs(folder: Path | None, trained_on: str | None, config: Config) -> Photographs:
@@ -122,10 +123,11 @@ def training_pairs(photographs: Sequence[Picture], config: Config) -> list[Pictu
 def crops_to_restore(photographs: Sequence[Picture], config: Config) -> dict[str, tuple[Tensor, Tensor]]:
     """Crops by name: degraded, with the strengths of :data:`LEVELS` draws in turn, and reference."""
     draws = torch.Generator().manual_seed(config.seed + 1)
+    most = max(1, CROPS // len(photographs))
     pairs = {}
     for picture in photographs:
         variants = [torch.cat([degraded(picture.image, config, draws), picture.image], dim=1) for _ in range(LEVELS)]
-        cut = [_spread([*_tiles(Picture(picture.name, variant), CROP)], CROPS) for variant in variants]
+        cut = [_spread([*_tiles(Picture(picture.name, variant), CROP)], most) for variant in variants]
         for number in range(len(cut[0])):
             tile = cut[number % LEVELS][number]
             first, second = tile.image.chunk(2, dim=1)
