@@ -267,6 +267,7 @@ class TaskLoss(nn.Module):
         *,
         license: str | None = None,
         metrics: Mapping[str, float] | None = None,
+        preview: str | os.PathLike[str] | None = None,
     ) -> None:
         """Writes ``{task}.safetensors``, its manifest and a model card into a folder, which is made if need be.
 
@@ -276,14 +277,16 @@ class TaskLoss(nn.Module):
         Args:
             license: licence of the weights, as an identifier of the Hub (``"mit"``); default: what the weights say.
             metrics: figures for the model card, by name.
+            preview: a PNG picture of at most 2 MB for the card, such as ``scale7.png`` of a run. None is taken unasked:
+                it shows the photograph that the critics were trained on.
 
         Raises:
-            ValueError: the loss holds only some scales, or its weights are for no task.
-            OSError: the folder cannot be written.
+            ValueError: the loss holds only some scales, its weights are for no task, or the preview is no PNG picture.
+            OSError: the folder cannot be written, or the preview not read.
         """
         from task_losses import sharing  # only now, as few share
 
-        sharing.save(self._shared_files(None, license, metrics), directory)
+        sharing.save(self._shared_files(None, license, metrics, preview), directory)
 
     def push_to_hub(
         self,
@@ -291,6 +294,7 @@ class TaskLoss(nn.Module):
         *,
         license: str | None = None,
         metrics: Mapping[str, float] | None = None,
+        preview: str | os.PathLike[str] | None = None,
         commit_message: str | None = None,
         private: bool = False,
         token: str | bool | None = None,
@@ -303,7 +307,7 @@ class TaskLoss(nn.Module):
 
         Args:
             repo_id: ``"owner/repo"``; made if need be.
-            license, metrics: as for :meth:`save_pretrained`.
+            license, metrics, preview: as for :meth:`save_pretrained`.
             commit_message: default ``"Upload the {task} loss"``.
             private: whether a repository that is made is private.
             token: with write access; default: the saved one.
@@ -319,12 +323,16 @@ class TaskLoss(nn.Module):
         """
         from task_losses import sharing
 
-        files = self._shared_files(repo_id, license, metrics)
+        files = self._shared_files(repo_id, license, metrics, preview)
         message = commit_message or f"Upload the {self.weights_info['task']} loss"
         return sharing.push(repo_id, files, message, HubOptions(token=token, endpoint=endpoint), private)
 
     def _shared_files(
-        self, repo_id: str | None, license: str | None, metrics: Mapping[str, float] | None
+        self,
+        repo_id: str | None,
+        license: str | None,
+        metrics: Mapping[str, float] | None,
+        preview: str | os.PathLike[str] | None,
     ) -> dict[str, bytes]:
         from task_losses import sharing
 
@@ -334,7 +342,7 @@ class TaskLoss(nn.Module):
                 "make it with scales=None"
             )
         task_class = loss_class(self._weights.info.get("task")).__name__
-        return sharing.shared_files(self._weights, task_class, repo_id, license, metrics)
+        return sharing.shared_files(self._weights, task_class, repo_id, license, metrics, preview)
 
     def train(self, mode: bool = True) -> TaskLoss:
         """Stays in evaluation mode: a frozen network has no other."""

@@ -91,6 +91,29 @@ def test_a_number_out_of_bounds_or_of_another_type_is_refused_before_anything_is
     assert message in refusal(lambda: parse_manifest(json.dumps(content).encode(), "x"))
 
 
+RECOMMENDED: dict[str, tuple[Any, str]] = {
+    "a number alone": (1.5, "must hold weight and measured_on"),
+    "nothing": (None, "must hold weight and measured_on"),
+    "more than that": ({"weight": 1.0, "measured_on": "x", "command": "rm"}, "must hold weight and measured_on"),
+    "a weight in quotes": ({"weight": "1", "measured_on": "x"}, "weight must be a number"),
+    "a weight of 0": ({"weight": 0, "measured_on": "x"}, "must be from 1e-06 to 1e+06"),
+    "a weight below 0": ({"weight": -1.0, "measured_on": "x"}, "must be from 1e-06 to 1e+06"),
+    "a weight without end": ({"weight": 1e300, "measured_on": "x"}, "must be from 1e-06 to 1e+06"),
+    "a line of the terminal": ({"weight": 1.0, "measured_on": "x\nsha256  0\x1b[2J"}, "printable characters"),
+    "a long text": ({"weight": 1.0, "measured_on": "x" * 10**5}, "at most 300"),
+    "a list for a text": ({"weight": 1.0, "measured_on": [["x"]]}, "measured_on must be a text"),
+}
+
+
+@pytest.mark.parametrize("name", RECOMMENDED)
+def test_a_recommended_weight_out_of_bounds_is_refused(name: str) -> None:
+    said, message = RECOMMENDED[name]
+    data = weight_file(lambda header, info: info.update(weight_beside_l1=said))
+    assert message in refusal(lambda: parse_weights(data, "x"))
+    content = {**json.loads(manifest()), "weights": {"jpeg": entry(weight_beside_l1=said)}}
+    assert message in refusal(lambda: parse_manifest(json.dumps(content).encode(), "x"))
+
+
 def plain_form() -> dict[str, Any]:
     return {"channels": [3, 4], "ratio": 0.75, "depth": 5, "taps": [1, 4, 5], "slope": 0.2}
 

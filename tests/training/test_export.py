@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from task_losses import TaskLoss, WeightsError
+from task_losses import TaskLoss, WeightsError, weight_for
 from task_losses.weights import named_layers
 from training import export, train
 from training.config import Config
@@ -250,6 +250,28 @@ def test_weights_have_the_licence_that_is_given_and_no_other(finished, tmp_path,
     assert export.main([str(tmp_path), "--licence", "cc0-1.0"]) == 0
     TaskLoss(tmp_path / "jpeg.safetensors").save_pretrained(tmp_path / "shared")
     assert 'license: "cc0-1.0"' in (tmp_path / "shared" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("left", "says"), [([], "is not there"), (["config.json"], "ended before its first")])
+def test_a_folder_without_a_checkpoint_is_told_how_to_get_one(finished, tmp_path, capsys, left, says):
+    for name in left:
+        (tmp_path / name).write_bytes((finished.path / name).read_bytes())
+    assert export.main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "training.train" in said
+    assert "--resume" not in said
+
+
+def test_the_file_says_the_weight_at_which_it_pulls_as_hard_as_l1_on_what_its_critics_met(finished):
+    trained = export.open_run(finished)
+    path = export.export(finished)
+    said = TaskLoss(path).weights_info["weight_beside_l1"]
+    level, distorted = trained.examples[-1]
+    assert said["weight"] == pytest.approx(weight_for(TaskLoss(path), distorted, level.expand_as(distorted)), rel=0.05)
+    assert said["measured_on"].endswith("pixels, distorted, restored by a linear filter of 5x5 pixels")
+    harder = info_of(finished, ("form", {"texture_pull": 3.0}))["weight_beside_l1"]
+    assert harder["weight"] < said["weight"]  # the term is part of what pulls
 
 
 def test_file_and_card_name_the_distortion_and_the_command(finished, tmp_path):
