@@ -210,6 +210,14 @@ def flipped(data):
     return data[:start] + bytes([data[start] ^ 255]) + data[start + 1 :]
 
 
+def older_format_before(archive):
+    """What torch reads is the front, what zipfile checks is the end."""
+    file = io.BytesIO()
+    content = torch.load(io.BytesIO(archive), weights_only=True)
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    return file.getvalue() + archive
+
+
 def of(whole, name, change):
     content = read_checkpoint(whole / "checkpoint.pt")
     return changed(whole, **{name: change(content[name])})
@@ -232,6 +240,7 @@ FILES = {  # what has become of the file's bytes
     "zeroed behind its head": lambda data: data[:1000] + bytes(len(data) - 1000),
     "zeroed in its middle": lambda data: data[:9000] + bytes(4000) + data[13000:],
     "a byte": flipped,
+    "the older format before an archive": older_format_before,
     "another pickle": lambda data: b"\x80\x04cos\nsystem\n",
     "a list": lambda data: saved([1, 2]),
     "a number": lambda data: saved(1),
