@@ -29,6 +29,7 @@ from training.bench.study.cells import restore
 from training.bench.study.conditions import Conditions, add_condition_flags, conditions_of
 from training.bench.study.data import TASKS, Picture, test_pair
 from training.bench.study.metrics import METRICS, Score, load_metrics, measure
+from training.bench.study.restoration import Recipe
 from training.bench.study.restorers import make_restorer
 from training.images import open_image, picture
 
@@ -96,7 +97,8 @@ def restored_by(row: Row, task: str, degraded: Tensor) -> Tensor:
             "folder, or delete the result file and run the cell anew"
         )
     recipe = row.results[0]["config"]["recipe"]
-    network = make_restorer(task, recipe["width"], recipe["depth"], seed=0)
+    kind = Recipe(**recipe).network  # result files of before there were several do not name it
+    network = make_restorer(task, recipe["width"], recipe["depth"], seed=0, kind=kind)
     network.load_state_dict(load_file(path))
     return restore(network, degraded).clamp(0, 1)
 
