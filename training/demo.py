@@ -134,10 +134,11 @@ def what_to_look_at(found: Mapping[str, Restored], place: tuple[int, int]) -> st
     given, plain, ours = found[names[0]], found["L1"], found[names[-1]]
     price = plain.scores["psnr"] - ours.scores["psnr"]
     lines = [
-        f"The picture shows {SIDE} x {SIDE} pixels from row {place[0]} and column {place[1]}, where the original has most "
-        f"texture.\nCompare L1 with {names[-1]}: is its fine texture nearer to the original, and did a grid or dots "
-        f"come in?\n{names[-1]} keeps {ours.scores['texture']:.0%} of the texture, L1 {plain.scores['texture']:.0%}; "
-        f"it costs {price:.2f} dB of PSNR."
+        f"The picture shows {SIDE} x {SIDE} pixels at row {place[0]}, column {place[1]}: the original's place of most "
+        "texture.",
+        f"Compare L1 with {names[-1]}: is fine texture nearer to the original, and did dots or a grid come in?",
+        f"{names[-1]} keeps {ours.scores['texture']:.0%} of the original's texture, L1 {plain.scores['texture']:.0%}, "
+        f"for {price:.2f} dB of PSNR.",
     ]
     gain = plain.scores["psnr"] - given.scores["psnr"]
     if not gain >= LEAST_GAIN:

@@ -45,7 +45,7 @@
       parts.about.replaceChildren(
         make("p", { class: "remark" }, found.remark || "No words about this picture yet."),
         scores(found.images.map((image) => ({ ...image, shown: [state.left, state.right].includes(image.row) })), [...data.metrics, TEXTURE]),
-        make("p", { class: "small" }, `Scores are of the whole photograph. ${found.case === "worst" ? "The crop is where ours at texture 1 loses most against L1, of all photographs." : "The crop is where the photograph has most texture."} Photograph: ${photograph.source.split(":")[0]}, ${photograph.licence}.`));
+        make("p", { class: "small" }, `Scores are of the 256 x 256 pixels around the crop. ${found.case === "worst" ? "The crop is where ours at texture 1 loses most against L1 in squared error, of all photographs." : "The crop is where the photograph has most texture."} Photograph: ${photograph.source.split(":")[0]}, ${photograph.licence}.`));
     }
 
     offer();

@@ -5,7 +5,8 @@
 STUDY is a folder of training.bench.study.quality, with the networks beside their cells; rows that it lacks are named
 and left out. For each task and photograph it writes a sheet of crops, one under the other, without loss, and one of the
 loss's distance maps; for each task one more sheet of the crop where the loss does worst. ``gallery.json`` holds places,
-scores of the whole photographs and ``remarks.json``'s words; the table in ``index.md`` says the same without a script.
+scores of the pixels around the crops and ``remarks.json``'s words; the table in ``index.md`` says it without a script.
+Run again, it makes what is missing, or what other networks made.
 
 Photographs are scikit-image's and scikit-learn's (pip install scikit-learn); their licences are in ``PHOTOGRAPHS``.
 """
@@ -44,6 +45,7 @@ from training.bench.study.texture import kept_texture, largest, textured_place
 from training.images import open_image, picture
 
 SIZE = (112, 144)  # height and width of a crop in pixels
+MEASURED = 256  # side in pixels of the square around it that is measured
 PREVIEW = 240  # width in pixels of the whole photograph
 ROWS = {
     "l1": "L1",
@@ -60,6 +62,9 @@ INPUTS = {"sr": "input, enlarged", "denoise": "input", "jpeg": "input"}
 PLAIN, OURS = "l1", "ours~1"  # the worst case is where the second loses most against the first
 TEXTURE = "texture"  # the share of the reference's local contrast, beside the metrics
 IN_WORDS = ("psnr", "stlpips", TEXTURE)  # the figures of the page's table
+
+
+Entries = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ class Subject:
     photograph: Photograph
     images: Mapping[str, Tensor]
     reference: Tensor
+    networks: Mapping[str, str]  # by row, the name of the result file
 
 
 def subject(photograph: Photograph, task: str, rows: Rows, conditions: Conditions) -> Subject:
@@ -148,7 +154,12 @@ def subject(photograph: Photograph, task: str, rows: Rows, conditions: Condition
     degraded, reference = test_pair(task, whole, crop=0, level=conditions.levels[task][0])
     images = {"input": resize(degraded, (reference.shape[-2], reference.shape[-1])).clamp(0, 1)}
     images |= {label: restored_by(rows[label], task, degraded) for label in ROWS if label in rows}
-    return Subject(photograph, images, reference)
+    return Subject(photograph, images, reference, networks_of(rows))
+
+
+def networks_of(rows: Rows) -> dict[str, str]:
+    """Row -> name of the result file, which ends in a hash of all that made the network."""
+    return {label: rows[label].files[min(rows[label].seeds)].stem for label in ROWS if label in rows}
 
 
 def worst_place(subject: Subject) -> tuple[float, tuple[int, int]]:
@@ -188,33 +199,71 @@ def under_each_other(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def entries(task: str, rows: Rows, conditions: Conditions, out: Path) -> Iterator[dict[str, Any]]:
-    """Writes the pictures of a task; yields what the page has to know of each, the worst case last."""
-    scores = load_metrics(conditions.metrics)
-    worst: tuple[float, dict[str, Any], Subject, tuple[int, int]] | None = None
+def entries(task: str, rows: Rows, conditions: Conditions, out: Path, known: Entries) -> Iterator[dict[str, Any]]:
+    """Writes the pictures of a task; yields what the page has to know of each, the worst case last.
+
+    Args:
+        known: entries of before; what the same networks made is not made again.
+    """
+    before = {entry["sheet"]: entry for entry in known}
+    made_of: dict[str, Any] = {"networks": networks_of(rows), "loss": LOSSES[task](pretrained=True).weights_sha256}
+    made_of["metrics"] = list(conditions.metrics)
+
+    def entry(photograph: Photograph, name: str, place: tuple[int, int] | None) -> dict[str, Any]:
+        """The place is that of most texture where none is given."""
+        old = before.get(f"{name}.webp")
+        if old is not None and old["made_of"] == made_of and (place is None or old["place"] == list(place)):
+            return dict(old)
+        shown = subject(photograph, task, rows, conditions)
+        at = place or textured_place(shown.reference, SIZE)
+        made: dict[str, Any] = {"photograph": photograph.name, "place": list(at), "made_of": made_of}
+        made["images"] = _images(shown, task, conditions.metrics, at, old or {})
+        if {PLAIN, OURS} <= shown.images.keys():
+            lost, worst = worst_place(shown)
+            made["worst"] = {"lost": lost, "place": worst}
+        return made | write_sheets(shown, task, at, out, name)
+
+    found = []
     for photograph in PHOTOGRAPHS:
-        found = subject(photograph, task, rows, conditions)
-        place = textured_place(found.reference, SIZE)
-        entry: dict[str, Any] = {"photograph": photograph.name, "case": "texture", "place": place}
-        entry["images"] = [
-            {
-                "row": row,
-                "title": ROWS.get(row, INPUTS[task]),
-                "scores": {
-                    **{name: round(value, 4) for name, value in measure(image, found.reference, scores).items()},
-                    TEXTURE: round(kept_texture(image, found.reference), 4),
-                },
-            }
-            for row, image in found.images.items()
-        ]
-        yield entry | write_sheets(found, task, place, out, f"{task}-{photograph.name}")
-        if {PLAIN, OURS} <= found.images.keys():
-            lost, at = worst_place(found)
-            if worst is None or lost > worst[0]:
-                worst = lost, entry, found, at
-    if worst is not None:
-        _, entry, found, at = worst
-        yield {**entry, "case": "worst", "place": at, **write_sheets(found, task, at, out, f"{task}-worst")}
+        found.append({**entry(photograph, f"{task}-{photograph.name}", None), "case": "texture"})
+        yield found[-1]
+    candidates = [each for each in found if "worst" in each]
+    if candidates:
+        worst = max(candidates, key=lambda each: float(each["worst"]["lost"]))
+        (photograph,) = (each for each in PHOTOGRAPHS if each.name == worst["photograph"])
+        yield {**entry(photograph, f"{task}-worst", worst["worst"]["place"]), "case": "worst"}
+
+
+def _images(
+    shown: Subject, task: str, metrics: Sequence[str], place: tuple[int, int], before: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Each image's name and its scores around the crop; what was measured of the same network there is taken over."""
+    scores = load_metrics(metrics)
+    networks = before.get("made_of", {}).get("networks", {})
+    known = {
+        image["row"]: image["scores"]
+        for image in before.get("images", [])
+        if before["place"] == list(place)
+        and image["scores"].keys() == {*scores, TEXTURE}
+        and (image["row"] not in ROWS or networks.get(image["row"]) == shown.networks[image["row"]])
+    }
+    reference = around(shown.reference, place)
+    images = []
+    for row, image in shown.images.items():
+        if row not in known:
+            part = around(image, place)
+            found = {**measure(part, reference, scores), TEXTURE: kept_texture(part, reference)}
+            known[row] = {name: round(value, 4) for name, value in found.items()}
+        images.append({"row": row, "title": ROWS.get(row, INPUTS[task]), "scores": known[row]})
+    return images
+
+
+def around(image: Tensor, place: tuple[int, int]) -> Tensor:
+    """The square of MEASURED pixels with a crop in its middle, or as near to it as the picture's borders let it be."""
+    corner = []
+    for start, length, whole in zip(place, SIZE, image.shape[-2:], strict=True):
+        corner.append(max(0, min(start - (MEASURED - length) // 2, whole - MEASURED)))
+    return cropped(image, (corner[0], corner[1]), (MEASURED, MEASURED))
 
 
 def previews(out: Path) -> list[dict[str, Any]]:
@@ -266,7 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     data, remarks = out / "gallery.json", out / "remarks.json"
     words: dict[str, str] = json.loads(remarks.read_text(encoding="utf-8")) if remarks.is_file() else {}
-    known = {task["key"]: task for task in json.loads(data.read_text())["tasks"]} if data.is_file() else {}
+    tasks = {task["key"]: task for task in json.loads(data.read_text())["tasks"]} if data.is_file() else {}
+    content: dict[str, Any] = {"size": SIZE, "metrics": _metrics(conditions), "photographs": previews(out)}
     for task in options.only:
         if task not in rows_of_tasks:
             print(f"{task}: the study has no cells of it", file=sys.stderr)
@@ -275,29 +325,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for label in ROWS:
             if label not in rows:
                 print(f"{task}: {label} is left out: the study has no such row", file=sys.stderr)
-        known[task] = {"key": task, "title": TITLES[task], "loss": LOSSES[task].__name__}
-        known[task]["entries"] = list(entries(task, rows, conditions, out))
-    for task in known.values():
+        known = tasks.get(task, {}).get("entries", [])
+        made: list[dict[str, Any]] = []
+        for entry in entries(task, rows, conditions, out, known):
+            made.append(entry)
+            # What is not made anew yet stays as it was, so that an interrupted run goes on where it ended.
+            there = {each["sheet"] for each in made}
+            both = [*made, *(each for each in known if each["sheet"] not in there)]
+            tasks[task] = {"key": task, "title": TITLES[task], "loss": LOSSES[task].__name__, "entries": both}
+            write_json({**content, "tasks": list(tasks.values())}, data)
+    content["tasks"] = [tasks[task] for task in TASKS if task in tasks]
+    for task in content["tasks"]:
         for entry in task["entries"]:
             name = entry["sheet"].removesuffix(".webp")
             entry["remark"] = words.get(name, "")
             if not entry["remark"]:
                 print(f"{remarks}: no words about {name}", file=sys.stderr)
-    metrics = [
-        {
-            "key": name,
-            "title": METRICS[name].title,
-            "higher": METRICS[name].higher_is_better,
-            "digits": METRICS[name].digits,
-        }
-        for name in conditions.metrics
-    ]
-    content = {
-        "size": SIZE,
-        "metrics": metrics,
-        "photographs": previews(out),
-        "tasks": [known[task] for task in TASKS if task in known],
-    }
     write_json(content, data)
     page = out / "index.md"
     if page.is_file():
@@ -305,6 +348,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {total / 1e6:.1f} MB")
     return 0
+
+
+def _metrics(conditions: Conditions) -> list[dict[str, Any]]:
+    return [
+        {"key": name, "title": metric.title, "higher": metric.higher_is_better, "digits": metric.digits}
+        for name, metric in METRICS.items()
+        if name in conditions.metrics
+    ]
 
 
 if __name__ == "__main__":
