@@ -46,9 +46,9 @@ from training.images import open_image, picture, resize_clipped
 
 TRAINING = ("skimage:chelsea", "skimage:coffee", "skimage:rocket")
 TEST = "skimage:astronaut"
-SIDE, ZOOM = 56, 4  # of the square that is shown, and how much it is enlarged
+SIDE, ZOOM = 72, 4  # of the square that is shown, and how much it is enlarged
 AMPLIFIED = 4  # the differences that are shown
-GAP, LINE = 4, 15  # pixels
+COLUMNS, GAP, LINE = 4, 6, 19  # of the picture; the last two in pixels
 # A plain stack is enough at a sixteenth of the pixels; the other sees noise and blocks at half resolution.
 NETWORKS: dict[str, dict[str, Any]] = {
     "sr": {"width": 32, "depth": 6, "kind": "plain"},
@@ -150,34 +150,27 @@ def what_to_look_at(found: Mapping[str, Restored], place: tuple[int, int]) -> st
 
 
 def sheet(found: Mapping[str, Restored], reference: Tensor, task: str, place: tuple[int, int]) -> Image.Image:
-    """Three rows: the square enlarged, its difference to the reference, and the loss's distances over it."""
+    """The square, enlarged, in every image and in the original; under them differences, and the loss's distances."""
+    *_, ours = found
+    original, square = _square(reference, place), {name: _square(each.image, place) for name, each in found.items()}
     loss = LOSSES[task](pretrained=True)
     with torch.no_grad():
-        maps = [_square(loss.distance_map(entry.image, reference), place) for entry in found.values()]
-    squares = [_square(entry.image, place) for entry in found.values()]
-    original = _square(reference, place)
-    # One scale for all columns: the largest but for a few.
-    top = max(values.quantile(0.99).item() for values in maps)
+        maps = {name: _square(loss.distance_map(found[name].image, reference), place)[0, 0] for name in ("L1", ours)}
+    top = max(values.quantile(0.99).item() for values in maps.values())  # one scale for both
     grey = original[0].mean(dim=0).numpy()
-    rows = {
-        "": [picture(x) for x in (*squares, original)],
-        f"difference to the original, {AMPLIFIED} times; grey is none": [
-            picture(0.5 + AMPLIFIED * (x - original)) for x in squares
-        ],
-        f"distance_map of {type(loss).__name__}, from dark (0) over red to white": [
-            Image.fromarray(blended(values[0, 0].numpy() / top, grey)) for values in maps
-        ],
-    }
-    names = [*found, "original"]
+    panels = {name: picture(image) for name, image in square.items()} | {"original": picture(original)}
+    panels[f"{ours} - L1, {AMPLIFIED} times"] = picture(0.5 + AMPLIFIED * (square[ours] - square["L1"]))
+    for name in ("L1", ours):
+        panels[f"{name} - original, {AMPLIFIED} times"] = picture(0.5 + AMPLIFIED * (square[name] - original))
+    for name, values in maps.items():
+        panels[f"distance_map, {name}"] = Image.fromarray(blended(values.numpy() / max(top, 1e-12), grey))
     side, height = SIDE * ZOOM, SIDE * ZOOM + LINE + GAP
-    whole = Image.new("RGB", (len(names) * (side + GAP) - GAP, len(rows) * height), "white")
-    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(size=12)
-    for row, (title, images) in enumerate(rows.items()):
-        for text, column in [(title, 0)] if title else zip(names, range(len(names)), strict=True):
-            draw.text((column * (side + GAP) + 2, row * height), text, fill="black", font=font)
-        for column, image in enumerate(images):
-            enlarged = image.resize((side, side), Image.Resampling.NEAREST)
-            whole.paste(enlarged, (column * (side + GAP), row * height + LINE))
+    whole = Image.new("RGB", (COLUMNS * (side + GAP) - GAP, -(-len(panels) // COLUMNS) * height), "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(size=14)
+    for index, (name, image) in enumerate(panels.items()):
+        x, y = index % COLUMNS * (side + GAP), index // COLUMNS * height
+        draw.text((x + 2, y), name, fill="black", font=font)
+        whole.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y + LINE))
     return whole
 
 
@@ -191,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--task", choices=TASKS, default="sr", help="what is restored: super-resolution by 4, noise, JPEG [sr]")
-    add("--steps", type=int, default=300, help="steps with each loss; before them, four times as many with L1 [300]")
+    add("--steps", type=int, default=600, help="steps with each loss; before them, four times as many with L1 [600]")
     add("--texture", type=float, nargs=2, default=[0.5, 2.0], help="two settings of the dial, more is sharper [0.5 2]")
     add("--out", type=Path, default=Path("demo.png"), help="the picture that is written [demo.png]")
     options = parser.parse_args(arguments)
