@@ -16,7 +16,7 @@
     function offer() {  // what can be chosen depends on the task
       state.entry = Math.min(state.entry, task().entries.length - 1);
       parts.photos.replaceChildren(choice("Photograph", task().entries.map((each, index) => [String(index), [
-        make("img", { src: address(photographs.get(each.photograph).preview), alt: "" }), name(each)]]),
+        make("img", { src: address(photographs.get(each.photograph).preview), alt: photographs.get(each.photograph).words }), name(each)]]),
       String(state.entry), (key) => { state.entry = Number(key); show(); }, "photos"));
       const rows = [...entry().images.map((image) => [image.row, image.title]), ["reference", "reference"]];
       for (const side of ["left", "right"]) if (!rows.some(([row]) => row === state[side])) state[side] = rows.at(-1)[0];

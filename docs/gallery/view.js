@@ -77,7 +77,7 @@ window.taskLosses = (() => {
   /** Scores as a table. rows: [{title, scores, shown}]; metrics: [{key, title, higher, digits}]. */
   function scores(rows, metrics) {
     const number = (metric, value) => value === undefined ? "" : metric.percent ? `${Math.round(100 * value)} %` : value.toFixed(metric.digits);
-    return make("div", { class: "scroll" }, make("table", {},
+    return make("div", { class: "scroll" }, make("table", { class: "figures" },
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, ""),
         ...metrics.map((metric) => make("th", { scope: "col" }, `${metric.title}${metric.percent ? "" : metric.higher ? " ↑" : " ↓"}`)))),
       make("tbody", {}, ...rows.map((row) => make("tr", { class: row.shown ? "shown" : null }, make("td", {}, row.title),
