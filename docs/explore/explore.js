@@ -77,7 +77,7 @@
     return make("section", { "data-part": "strength" },
       choice("Photograph", data.strengths.map((each, index) => [String(index), each.photograph]), "0", (key) => { state.photograph = Number(key); slide(); }),
       choice("Distortion", photograph().distortions.map((each) => [each.key, each.title]), state.distortion, (key) => { state.distortion = key; slide(); }),
-      make("div", { class: "stages" }, make("div", { style: `--w:${data.size[1]}` }, compare.element, control), make("div", {}, figures, chart)));
+      make("div", { class: "stages" }, make("div", { style: `--w:${data.size[1]}` }, compare.element, control), make("div", { class: "beside" }, figures, chart)));
   }
 
   /** Second part: the dial, from the gallery's pictures. */
@@ -119,7 +119,7 @@
     offer();
     return make("section", { "data-part": "dial" },
       choice("Task", gallery.tasks.map((each) => [each.key, each.title]), state.task, (key) => { state.task = key; offer(); }), photos,
-      make("div", { class: "stages" }, make("div", { style: `--w:${gallery.size[1]}` }, compare.element, control), figures));
+      make("div", { class: "stages" }, make("div", { style: `--w:${gallery.size[1]}` }, compare.element, control), make("div", { class: "beside" }, figures)));
   }
 
   /** Third part: a square of a picture, what each loss would gain by it, and where it pulls there. */
@@ -163,11 +163,12 @@
           `background-size:${small * side}px auto;background-position:${-small * data.square * state.column}px ${-small * (side * each + data.square * state.row)}px` }),
       make("figcaption", {}, label))));
       const even = 1 / data.across ** 2;
+      const longest = Math.max(even, ...data.measures.map((each) => shares[each.key][state.row][state.column]));
       words.replaceChildren(make("p", {}, "If this square became the reference's, each loss would fall by this part of itself:"),
         make("table", { class: "gains" }, make("tbody", {}, ...data.measures.map((each) => {
           const share = shares[each.key][state.row][state.column];
           return make("tr", { class: each.key === state.measure ? "shown" : null }, make("td", {}, each.title), make("td", {}, `${(100 * share).toFixed(1)} %`),
-            make("td", {}, make("span", { class: "bar", style: `width:${Math.max(0, share) * 40}em` })));
+            make("td", {}, make("span", { class: "bar", style: `width:${(8 * Math.max(0, share)) / longest}em` })));
         }))), make("p", { class: "small" }, `An even share of all ${data.across ** 2} squares is ${(100 * even).toFixed(1)} %.`));
     }
     show();
@@ -176,7 +177,7 @@
       choice("Loss", data.measures.map((each) => [each.key, each.title]), state.measure, (key) => { state.measure = key; show(); }),
       choice("View", [["restored", "restored"], ["reference", "reference"], ["pull", "pull of the loss"], ["shares", "gain by square"]], state.view, (key) => { state.view = key; show(); }),
       make("div", { class: "stages" }, make("div", { style: `--w:${side};--h:${side}` }, picture, make("div", { class: "control" }, ...sliders)),
-        make("div", {}, near, words)));
+        make("div", { class: "beside" }, near, words)));
   }
 
   fill("task-losses-strength", script, "explore.json", (data, address) => [strengths(data, address)]);
