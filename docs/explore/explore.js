@@ -75,14 +75,14 @@
     }
     slide();
     return make("section", { "data-part": "strength" },
-      choice("Photograph", data.strengths.map((each, index) => [String(index), each.photograph]), "0", (key) => { state.photograph = Number(key); slide(); }),
+      ...(data.strengths.length > 1 ? [choice("Photograph", data.strengths.map((each, index) => [String(index), each.photograph]), "0", (key) => { state.photograph = Number(key); slide(); })] : []),
       choice("Distortion", photograph().distortions.map((each) => [each.key, each.title]), state.distortion, (key) => { state.distortion = key; slide(); }),
       make("div", { class: "stages" }, make("div", { style: `--w:${data.size[1]}` }, compare.element, control), make("div", { class: "beside" }, figures, chart)));
   }
 
   /** Second part: the dial, from the gallery's pictures. */
   function dial(gallery, address) {
-    const state = { task: gallery.tasks[0].key, entry: 0, stop: 0 };
+    const state = { task: gallery.tasks[0].key, entry: 0, setting: "ours~1" };
     const compare = stage(gallery.size), control = make("div", { class: "control" }), photos = make("div"), figures = make("div");
     const task = () => gallery.tasks.find((each) => each.key === state.task);
     const entry = () => task().entries[state.entry];
@@ -90,7 +90,7 @@
     const photograph = () => gallery.photographs.find((each) => each.name === entry().photograph);
 
     function show() {
-      const found = entry(), image = settings()[state.stop], plain = found.images.find((each) => each.row === "l1");
+      const found = entry(), image = settings().find((each) => each.row === state.setting), plain = found.images.find((each) => each.row === "l1");
       const index = (row) => found.images.findIndex((each) => each.row === row);
       compare.show({ sheet: address(found.sheet), left: { index: index("l1"), title: "L1" }, right: { index: index(image.row), title: image.title },
         words: `Crop at 300 %, ${photograph().words}: L1 on the left, ${image.title} on the right` });
@@ -111,8 +111,8 @@
 
     function slide() {
       const labels = settings().map((image) => image.row.slice("ours~".length));
-      state.stop = Math.min(state.stop, labels.length - 1);
-      const [element, move] = stops("texture", labels, state.stop, (stop) => { state.stop = stop; show(); });
+      const rows = settings().map((image) => image.row);
+      const [element, move] = stops("texture", labels, Math.max(0, rows.indexOf(state.setting)), (stop) => { state.setting = rows[stop]; show(); });
       control.replaceChildren(element);
       move();
     }

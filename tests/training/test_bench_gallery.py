@@ -15,7 +15,8 @@ from study_results import write_cell
 
 from training.bench.report import explore, gallery
 from training.bench.report.gallery import PHOTOGRAPHS, ROWS, SIZE, Photograph, Subject, in_words, worst_place
-from training.bench.study.data import TASKS
+from training.bench.study.data import TASKS, Picture
+from training.bench.study.data import test_pair as make_test_pair
 from training.bench.study.restoration import Recipe, save_network
 from training.bench.study.restorers import make_restorer
 from training.bench.study.texture import kept_texture, local_contrast, textured_place
@@ -66,7 +67,8 @@ def test_a_sheet_holds_what_each_network_restored_and_a_second_run_adds_what_is_
     inside = (given > 0) & (given < 225)
     assert np.abs((ours - given)[inside] - 25.5).max() <= 1
     top, left = entry["place"]
-    photograph = CAT.image[0, :, top : top + SIZE[0], left : left + SIZE[1]].permute(1, 2, 0).numpy() * 255
+    _, whole = make_test_pair("sr", Picture("cat", CAT.image), crop=0, level=4)
+    photograph = whole[0, :, top : top + SIZE[0], left : left + SIZE[1]].permute(1, 2, 0).numpy() * 255
     assert np.abs(reference - photograph).max() < 1
     assert len(pixels(out / "sr-cat-map.webp")) == 3 * SIZE[0], "the reference has no map"
 
