@@ -87,9 +87,9 @@ def test_a_sheet_holds_what_each_network_restored_and_a_second_run_adds_what_is_
 def test_the_worst_place_is_where_ours_loses_most_against_l1() -> None:
     reference = torch.full((1, 3, 300, 300), 0.5)
     plain, ours = reference + 0.1, reference.clone()
-    ours[..., 150:262, 40:184] += 0.4
+    ours[..., 152:264, 40:184] += 0.4
     lost, place = worst_place(Subject(CAT, {"l1": plain, "ours~1": ours}, reference, {}))
-    assert place == (150, 40)
+    assert place == (152, 40)
     assert lost == pytest.approx(0.4**2 - 0.1**2, rel=1e-3)
 
 
@@ -112,7 +112,7 @@ def test_a_loss_reacts_once_as_hard_to_noise_as_to_noise() -> None:
     reference = torch.full((1, 3, 64, 64), 0.5)
     image = reference + 0.1 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(5))
     found = explore.reactions(image, reference, {"mse": F.mse_loss, "l1": F.l1_loss})
-    assert found["psnr"] == pytest.approx(20, abs=0.1)
+    assert found["psnr"] == pytest.approx(20, abs=0.2)
     assert found["times"]["mse"] == pytest.approx(1.0, abs=1e-3)
     assert found["times"]["l1"] == pytest.approx(1.0, abs=0.02)
     assert explore.reactions(reference + 0.1, reference, {"l1": F.l1_loss})["times"]["l1"] == pytest.approx(

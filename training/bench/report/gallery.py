@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -41,7 +42,7 @@ from training.bench.study.cells import write_json
 from training.bench.study.conditions import Conditions, add_condition_flags, conditions_of
 from training.bench.study.data import TASKS, Picture, test_pair
 from training.bench.study.metrics import METRICS, load_metrics, measure
-from training.bench.study.texture import kept_texture, largest, textured_place
+from training.bench.study.texture import STEP, kept_texture, textured_place
 from training.images import open_image, picture
 
 SIZE = (112, 144)  # height and width of a crop in pixels
@@ -165,9 +166,9 @@ def networks_of(rows: Rows) -> dict[str, str]:
 def worst_place(subject: Subject) -> tuple[float, tuple[int, int]]:
     """Where our image is farther from the reference than L1's: by how much in the crop's mean square, and the place."""
     errors = [(subject.images[label] - subject.reference).square().mean(dim=1, keepdim=True) for label in (OURS, PLAIN)]
-    lost = torch.nn.functional.avg_pool2d(errors[0] - errors[1], SIZE, stride=1)
-    top, left = largest(lost, (1, 1))
-    return float(lost[0, 0, top, left]), (top, left)
+    lost = F.avg_pool2d(errors[0] - errors[1], SIZE, stride=STEP)[0, 0]
+    row, column = divmod(int(lost.argmax()), lost.shape[1])
+    return float(lost[row, column]), (row * STEP, column * STEP)
 
 
 def write_sheets(subject: Subject, task: str, place: tuple[int, int], out: Path, name: str) -> dict[str, str]:

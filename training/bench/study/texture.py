@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WINDOW = 7  # pixels
+STEP = 8  # pixels between the crops that are tried
 
 
 def local_contrast(image: Tensor) -> Tensor:
@@ -25,18 +26,13 @@ def kept_texture(image: Tensor, reference: Tensor) -> float:
     return float(local_contrast(image).mean() / local_contrast(reference).mean())
 
 
-def textured_place(reference: Tensor, size: tuple[int, int], step: int = 8) -> tuple[int, int]:
+def textured_place(reference: Tensor, size: tuple[int, int], step: int = STEP) -> tuple[int, int]:
     """Top left corner of the crop with the highest median of local contrast: texture all over, not one hard edge.
 
     Args:
         size: height and width of the crop in pixels.
         step: between the crops that are tried, in pixels.
     """
-    return largest(local_contrast(reference), size, step)
-
-
-def largest(values: Tensor, size: tuple[int, int], step: int = 8) -> tuple[int, int]:
-    """Top left corner of the crop whose median of values (1, 1, H, W) is largest."""
-    crops = values[0, 0].unfold(0, size[0], step).unfold(1, size[1], step)
+    crops = local_contrast(reference)[0, 0].unfold(0, size[0], step).unfold(1, size[1], step)
     best = int(crops.reshape(*crops.shape[:2], -1).median(dim=-1).values.argmax())
     return best // crops.shape[1] * step, best % crops.shape[1] * step
