@@ -172,6 +172,36 @@ def test_a_tensor_that_is_there_twice_is_refused() -> None:
     assert f"the key '{name}' occurs twice" in message
 
 
+# Sound safetensors that hold something else than the architecture says.
+OTHER_TENSORS: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
+    "one is missing": ({"scale0.conv1.bias": None}, "tensors missing: ['scale0.conv1.bias']; unexpected: none"),
+    "one too many": ({"mean": torch.zeros(3)}, "tensors missing: none; unexpected: ['mean']"),
+    "half precision": (
+        {"scale1.conv5.bias": torch.zeros(1, dtype=torch.float16)},
+        "scale1.conv5.bias must be 'F32' (float32) of shape [1], found 'F16' [1]",
+    ),
+    "another shape": (
+        {"scale1.conv5.bias": torch.zeros(2)},
+        "scale1.conv5.bias must be 'F32' (float32) of shape [1], found 'F32' [2]",
+    ),
+    "not finite": ({"scale1.conv5.bias": torch.tensor([torch.inf])}, "scale1.conv5.bias has values that are not"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TENSORS)
+def test_tensors_that_are_not_the_architectures_are_named(name: str) -> None:
+    change, message = OTHER_TENSORS[name]
+    sound = {key: torch.full(shape, 0.1) for key, shape in tensor_shapes(SMALL).items()}
+    tensors = {key: tensor for key, tensor in {**sound, **change}.items() if tensor is not None}
+    data = serialize_weights(tensors, SMALL, {"task": "jpeg"})
+    assert message in refusal(lambda: parse_weights(data, "x"))
+
+
+@pytest.mark.parametrize("kept", [0, 7, 8, 100])
+def test_a_file_that_is_cut_short_says_so(kept: int) -> None:
+    assert "the file is cut short" in refusal(lambda: parse_weights(weight_file()[:kept], "x"))
+
+
 @pytest.mark.parametrize("value", [1e38, 1e5])
 def test_finite_numbers_whose_features_are_not_are_refused(value: float) -> None:
     message = refusal(lambda: parse_weights(weight_file(value=value), "x"))

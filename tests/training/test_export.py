@@ -118,6 +118,24 @@ def test_features_that_are_no_numbers_are_caught(finished, scale):
     assert not export.largest_error(trained, loss) <= export.TOLERANCE
 
 
+@pytest.mark.parametrize("scale", [0, 1])
+def test_an_export_whose_comparison_is_no_number_leaves_no_file(finished, monkeypatch, scale):
+    """A layer that answers zero to everything differs by 0 / 0."""
+    honest = export.open_run
+
+    def with_a_dead_layer(*arguments):
+        trained = honest(*arguments)
+        norm = trained.discriminators[scale].blocks[0].norm
+        torch.nn.init.zeros_(norm.weight)
+        torch.nn.init.zeros_(norm.bias)
+        return trained
+
+    monkeypatch.setattr(export, "open_run", with_a_dead_layer)
+    with pytest.raises(WeightsError, match=r"features differ .* by nan"):
+        export.export(finished, form={"taps": (0, 1, 4)})
+    assert not (finished.path / "jpeg.safetensors").exists()
+
+
 def test_a_file_that_cannot_be_read_back_is_removed(finished, monkeypatch):
     monkeypatch.setattr(export, "named_layers", lambda layers: {k: 1e9 * x for k, x in named_layers(layers).items()})
     with pytest.raises(WeightsError, match="not be finite"):
@@ -194,9 +212,9 @@ def test_a_name_never_comes_twice_with_other_bytes(project, pinned):
 
 
 def test_a_name_may_come_again_with_its_own_bytes(project):
-    for version, content in (("v1", "one"), ("v2", "two"), ("v1", "one")):
+    for version, content in (("v1", "one"), ("v1", "one"), ("v2", "two"), ("v1", "one")):
         release(project, "jpeg", version, content)
-    assert contents(project) == {"jpeg-v1.safetensors": "one"}
+        assert contents(project) == {f"jpeg-{version}.safetensors": content}
     with pytest.raises(ValueError, match="another version"):
         release(project, "jpeg", "v2", "other")
 
