@@ -189,7 +189,8 @@ def test_any_option_works_or_is_refused_by_name(name: str, value: Any) -> None:
 
 
 @holds(
-    size=st.tuples(st.integers(1, 60) | st.integers(250, 330), st.integers(1, 60) | st.integers(250, 330)),
+    # torch's own kernel is wrong for images one pixel wide: other columns beside that one change its result.
+    size=st.tuples(st.integers(1, 60) | st.integers(250, 330), st.integers(2, 60) | st.integers(250, 330)),
     new=st.tuples(st.integers(1, 60) | st.integers(250, 330), st.integers(1, 60) | st.integers(250, 330)),
 )
 def test_resampling_is_torchs_and_its_adjoint_the_transpose(size: tuple[int, int], new: tuple[int, int]) -> None:
