@@ -20,7 +20,9 @@ def check_pair(pred: Tensor, target: Tensor, channels: str) -> None:
             f"pred and target must be on one device, got {pred.device} and {target.device}; move one with .to()"
         )
     # Under autocast a network's half precision output meets a float32 reference as a matter of course.
-    if pred.dtype != target.dtype and not torch.is_autocast_enabled(pred.device.type):
+    kind = pred.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # meta has none
+    if pred.dtype != target.dtype and not autocast:
         raise TypeError(
             f"pred and target must have one dtype outside autocast, got {pred.dtype} and {target.dtype}; "
             "convert one with .to(dtype)"
@@ -152,7 +154,7 @@ def check_mask(mask: Tensor, image: Tensor) -> None:
 def to_batch(image: Tensor, channels: str) -> Tensor:
     """(B, 1 or 3, H, W): all images, frames and, for ``"per_channel"``, channels as one batch."""
     if channels == "per_channel":
-        return image.reshape(-1, 1, *image.shape[-2:])
+        return image.flatten(0, -3).unsqueeze(1)  # no -1, which is no number where a side is 0
     if image.ndim == 3:
         return image[None]
     return image.flatten(0, 1) if image.ndim == 5 else image
@@ -169,4 +171,4 @@ def to_leading(of_batch: Tensor, like: Tensor, channels: str) -> Tensor:
 def mask_to_batch(mask: Tensor, like: Tensor, channels: str) -> Tensor:
     """The mask of each image of :func:`to_batch`, (B, 1, H, W)."""
     each = like.shape[-3] if channels == "per_channel" else 1
-    return mask.expand(*like.shape[:-3], each, *like.shape[-2:]).reshape(-1, 1, *like.shape[-2:])
+    return mask.expand(*like.shape[:-3], each, *like.shape[-2:]).flatten(0, -3).unsqueeze(1)

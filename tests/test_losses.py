@@ -615,12 +615,17 @@ class TestBadInput:
     @pytest.mark.parametrize("size", [(10, 40), (40, 10), (1, 1), (0, 20)])
     def test_too_small(self, make: Make, size: tuple[int, int]) -> None:
         image = torch.rand(1, 3, *size)
-        self.refused(make(), ValueError, f"images of {size[0]} x {size[1]} are too small.*at least 11", image, image)
+        for channels in ("rgb", "per_channel"):
+            loss = make(channels=channels)
+            self.refused(loss, ValueError, f"images of {size[0]} x {size[1]} are too small.*at least 11", image, image)
+            with pytest.raises(ValueError, match="too small"):
+                loss(image, image, torch.ones(1, 1, *size))
 
     def test_dtypes_differ(self, make: Make) -> None:
         image = torch.zeros(1, 3, 20, 20)
         message = r"one dtype outside autocast, got torch.float16 and torch.float32; convert"
         self.refused(make(), TypeError, message, image.half(), image)
+        self.refused(make().to("meta"), TypeError, message, image.half().to("meta"), image.to("meta"))
 
     def test_devices_differ(self, make: Make) -> None:
         image = torch.zeros(1, 3, 20, 20)
