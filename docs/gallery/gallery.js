@@ -3,6 +3,7 @@
 {
   const { make, choice, select, stage, scores, fill, TEXTURE } = window.taskLosses;
   const script = document.currentScript.src;
+  const TIMES = { pictures: 1, map: 1, reference: 4, other: 16 };  // two networks differ less than either from the reference
 
   function build(data, address) {
     const photographs = new Map(data.photographs.map((photograph) => [photograph.name, photograph]));
@@ -35,8 +36,8 @@
       const against = { pictures: null, map: null, reference: last, other: left.index }[state.view];
       const shown = map ? [left, right].map((each) => each.index === last ? { index: 0, title: "reference has no map: input" } : each) : [left, right];
       compare.show({
-        sheet: address(map ? found.maps : found.sheet), left: shown[0], right: shown[1], against,
-        words: `${{ pictures: "Crop", map: "Map of distances", reference: "Differences to the reference, four times", other: "Differences to the left side, four times" }[state.view]} at 300 %, ${photograph.words}: ${left.title} on the left, ${right.title} on the right`,
+        sheet: address(map ? found.maps : found.sheet), left: shown[0], right: shown[1], against, times: TIMES[state.view],
+        words: `${{ pictures: "Crop", map: "Map of distances", reference: `Differences to the reference, ${TIMES.reference} times`, other: `Differences to the left side, ${TIMES.other} times` }[state.view]} at 300 %, ${photograph.words}: ${left.title} on the left, ${right.title} on the right`,
       });
       const [height, width] = photograph.size, [tall, wide] = data.size, percent = (part, all) => `${(100 * part) / all}%`;
       parts.whole.replaceChildren(
@@ -52,7 +53,7 @@
     return [
       choice("Task", data.tasks.map((each) => [each.key, each.title]), state.task, (key) => { state.task = key; offer(); }),
       parts.photos, parts.sides,
-      choice("View", [["pictures", "pictures"], ["reference", "difference to the reference, 4 times"], ["other", "difference to the left side, 4 times"], ["map", `distance map`]], state.view, (key) => { state.view = key; show(); }),
+      choice("View", [["pictures", "pictures"], ["reference", `difference to the reference, ${TIMES.reference} times`], ["other", `difference to the left side, ${TIMES.other} times`], ["map", "distance map"]], state.view, (key) => { state.view = key; show(); }),
       make("div", { class: "stages" }, compare.element, parts.whole), parts.about,
     ];
   }

@@ -43,8 +43,8 @@ window.taskLosses = (() => {
 
   /**
    * Two crops of a sheet over each other, a line between them, and a slider that moves it.
-   * show({sheet, left, right, against, words}): sheet is an address; left and right are {index, title}; against is the
-   * index of the crop that both are subtracted from, or null.
+   * show({sheet, left, right, against, times, words}): sheet is an address; left and right are {index, title}; against is the
+   * index of the crop that both are subtracted from, or null; differences are shown so many times as large.
    */
   function stage(size) {
     const [height, width] = size;
@@ -59,12 +59,13 @@ window.taskLosses = (() => {
     };
     slider.addEventListener("input", split);
     follow(picture, (x) => { slider.value = Math.round(100 * Math.min(1, Math.max(0, x))); split(); });
-    function show({ sheet, left, right, against = null, words }) {
+    function show({ sheet, left, right, against = null, times = 1, words }) {
       [left, right].forEach((side, number) => {
         const layer = layers[number];
         layer.classList.toggle("difference", against !== null);
         layer.style.setProperty("--i", side.index);
         layer.style.setProperty("--j", against ?? 0);
+        layer.style.setProperty("--times", times);
         layer.style.backgroundImage = against === null ? `url("${sheet}")` : `url("${sheet}"), url("${sheet}")`;
         tags[number].textContent = side.title;
       });

@@ -11,6 +11,7 @@ from PIL import Image
 from training import demo
 from training.demo import Restored, sheet, table, what_to_look_at
 
+EXPECTED = Path(__file__).parents[2] / "docs" / "images" / "demo.png"
 NAMES = ("bicubic", "L1", "MSE", "random, texture 2", "SRLoss, texture 0.5", "SRLoss, texture 2")
 
 
@@ -35,6 +36,7 @@ def test_a_short_training_is_said_to_be_too_short(tmp_path: Path, capsys: pytest
     assert f"picture: {path}" in said
     side = demo.SIDE * demo.ZOOM
     assert Image.open(path).size == (4 * (side + demo.GAP) - demo.GAP, 3 * (side + demo.LINE + demo.GAP))
+    assert Image.open(EXPECTED).size == Image.open(path).size, "the committed picture is of another demo"
 
 
 @pytest.mark.parametrize(
