@@ -219,6 +219,7 @@ def stored(image: Image.Image) -> bytes:
 SEE_THROUGH = COLOUR.convert("RGBA")
 SEE_THROUGH.putpixel((3, 4), (1, 2, 3, 254))
 DEEP = np.full((16, 16, 3), 40000, np.uint16)
+DEEP_ROW = GREY[3].astype(">u2").tobytes()
 OPAQUE = Image.fromarray(PIXELS[..., 0]).convert("LA")
 
 CASES: dict[str, list[Make]] = {
