@@ -55,7 +55,7 @@ def distance(
 
 
 # Before torch 2.8 the tracer tells neither export nor torch.func apart: both get the operator. (2.7 calls all export.)
-TELLS_APART = torch.torch_version.TorchVersion(torch.__version__) >= (2, 8)
+TELLS_APART = torch.torch_version.TorchVersion(torch.__version__) >= "2.8"
 
 
 def _in_compiled_graph() -> bool:

@@ -29,7 +29,7 @@ def test_wheel_and_sdist_are_made_of_the_files_alone(wheel, tmp_path):
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*_cache", ".git", ".venv", "runs", "__pycache__"))
     for path in there.rglob("*"):
         os.utime(path, (10**9, 10**9))
-        path.chmod(0o700 if path.is_dir() else 0o600)
+        path.chmod(path.stat().st_mode & 0o700)
     elsewhere = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "7", "PYTHONUTF8": "0"}
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir"]
     run(*build, tmp_path / "one", "--sdist", here, umask=0o022)
