@@ -110,7 +110,10 @@ class Architecture:
 
     def dialled(self, texture: float, fidelity: float) -> Architecture:
         """With the weights of the texture term and of the image's own term multiplied."""
-        return replace(self, texture_weight=self.texture_weight * texture, image_weight=self.image_weight * fidelity)
+        texture, fidelity = self.texture_weight * texture, self.image_weight * fidelity
+        if (texture, fidelity) == (self.texture_weight, self.image_weight):
+            return self  # torch 2.4 cannot compile the rest
+        return replace(self, texture_weight=texture, image_weight=fidelity)
 
     def terms(self, scale: int) -> dict[int, list[Weighted]]:
         """What a scale compares, by layer: the image itself only at the finest."""

@@ -32,10 +32,13 @@ class Level(NamedTuple):
     discriminator: FrozenDiscriminator
 
 
+# Asked here, since not every torch can compile the question.
+WITHOUT_AUTOCAST = frozenset(kind for kind in ("meta", "mps", "mtia") if not torch.amp.is_autocast_available(kind))
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Inside, autocast does nothing. A device that has none, like meta, needs no switching off."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+    return nullcontext() if device.type in WITHOUT_AUTOCAST else torch.autocast(device.type, enabled=False)
 
 
 def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level], mask: Tensor | None = None) -> Tensor:

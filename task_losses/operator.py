@@ -54,15 +54,15 @@ def distance(
     return per_image
 
 
-def _in_compiled_graph() -> bool:
-    """Whether torch.compile is tracing. Export keeps plain operations, which other programs know.
+# Before torch 2.8 the tracer tells neither export nor torch.func apart: both get the operator. (2.7 calls all export.)
+TELLS_APART = torch.torch_version.TorchVersion(torch.__version__) >= "2.8"
 
-    Before torch 2.7 the tracer tells neither export nor torch.func apart; there both get the operator.
-    """
+
+def _in_compiled_graph() -> bool:
+    """Whether torch.compile is tracing. Export keeps plain operations, which other programs know."""
     if not torch.compiler.is_compiling():
         return False
-    exporting = getattr(torch.compiler, "is_exporting", None)
-    return exporting is None or not (exporting() or torch._C._are_functorch_transforms_active())
+    return not TELLS_APART or not (torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active())
 
 
 def _wants_plain_operations(*images: Tensor) -> bool:

@@ -1,12 +1,15 @@
 """The wheel: what it holds, and that it works elsewhere without a network."""
 
 import json
+import os
+import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from fresh_install import build_wheel, install
+from fresh_install import build_wheel, install, run
 
 from task_losses.losses import LOSSES
 from task_losses.weights import MANIFEST
@@ -17,6 +20,23 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     return build_wheel(ROOT, tmp_path_factory.mktemp("dist"))
+
+
+def test_wheel_and_sdist_are_made_of_the_files_alone(wheel, tmp_path):
+    """Byte for byte, whatever the folder, its age, the rights of its files, the time zone, the language."""
+    here, there = tmp_path / "here", tmp_path / "some where" / "else"
+    for folder in (here, there):
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*_cache", ".git", ".venv", "runs", "__pycache__"))
+    for path in there.rglob("*"):
+        os.utime(path, (10**9, 10**9))
+        path.chmod(path.stat().st_mode & 0o700)
+    elsewhere = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "7", "PYTHONUTF8": "0"}
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir"]
+    run(*build, tmp_path / "one", "--sdist", here, umask=0o022)
+    run(*build, tmp_path / "two", there, umask=0o077, env=os.environ | elsewhere)  # the wheel by way of the sdist
+    (sdist,) = (tmp_path / "one").iterdir()
+    made = {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    assert made == {sdist.name: sdist.read_bytes(), wheel.name: wheel.read_bytes()}
 
 
 def test_the_wheel_is_the_package_and_nothing_else(wheel):

@@ -219,6 +219,7 @@ def stored(image: Image.Image) -> bytes:
 SEE_THROUGH = COLOUR.convert("RGBA")
 SEE_THROUGH.putpixel((3, 4), (1, 2, 3, 254))
 DEEP = np.full((16, 16, 3), 40000, np.uint16)
+DEEP_ROW = GREY[3].astype(">u2").tobytes()
 OPAQUE = Image.fromarray(PIXELS[..., 0]).convert("LA")
 
 CASES: dict[str, list[Make]] = {
@@ -253,9 +254,7 @@ CASES: dict[str, list[Make]] = {
         refused(SEE_THROUGH),
         refused(SEE_THROUGH.convert("LA")),
         refused(COLOUR.convert("P"), transparency=bytes([0] * 256)),
-        content(
-            png(32, 24, 16, 0, GREY[3].astype(">u2").tobytes(), chunk(b"tRNS", GREY[3, 4].astype(">u2").tobytes()))
-        ),
+        content(png(32, 24, 16, 0, DEEP_ROW, chunk(b"tRNS", DEEP_ROW[8:10]))),
         refused(SEE_THROUGH, ".webp", lossless=True),
     ],
     "16-bit colour; 10 and 12 bits in AVIF and JPEG 2000": [

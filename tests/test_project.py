@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PINNED = re.compile(r"@(v\d+|release/v\d+|[0-9a-f]{40})$")
+CI = ROOT / ".github" / "workflows" / "ci.yml"
+PINNED = re.compile(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 
 
 def read(path):
@@ -33,13 +34,15 @@ def steps(job):
 
 
 def matrix():
-    """Pythons and torches that the tests run with."""
-    return jobs(ROOT / ".github" / "workflows" / "ci.yml")["test"]["strategy"]["matrix"]["include"]
+    """Pythons and torches that all tests run with."""
+    return jobs(CI)["test"]["strategy"]["matrix"]["include"]
 
 
 def requirements(extra=None):
+    """By name; of several for one package, that for any Python."""
     texts = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
-    return {requirement.name: requirement for requirement in map(Requirement, texts)}
+    found = sorted(map(Requirement, texts), key=lambda requirement: requirement.marker is None)
+    return {requirement.name: requirement for requirement in found}
 
 
 def oldest(specifiers):
@@ -60,15 +63,24 @@ def test_the_oldest_torch_is_tested_and_the_newest():
     assert "torch" in torches
 
 
+def test_the_oldest_and_newest_of_everything_are_tested_for_each_python():
+    job = jobs(CI)["versions"]
+    pythons = [Version(version) for version in job["strategy"]["matrix"]["python"]]
+    assert pythons == [Version(f"3.{minor}") for minor in range(pythons[0].minor, pythons[-1].minor + 1)]
+    assert pythons[0] == oldest(SpecifierSet(PROJECT["requires-python"]))
+    assert job["strategy"]["matrix"]["resolution"] == ["lowest-direct", "highest"]
+    assert 'python3 tests/versions.py "$PYTHON" "$RESOLUTION"' in steps(job)
+
+
 def test_the_workflow_runs_the_readmes_test_command():
     (command,) = re.findall(r"^ {4}(.*-m pytest)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert any((entry["torch"], entry["extra"]) == ("torch==2.13.0", "dev") for entry in matrix())
-    runs = steps(jobs(ROOT / ".github" / "workflows" / "ci.yml")["test"])
+    runs = steps(jobs(CI)["test"])
     assert command in [run.replace("$TORCH", "torch==2.13.0").replace("$EXTRA", "dev") for run in runs]
 
 
 def test_the_workflow_tests_the_frameworks_that_the_table_names():
-    job = jobs(ROOT / ".github" / "workflows" / "ci.yml")["frameworks"]
+    job = jobs(CI)["frameworks"]
     given = [step["with"] for step in job["steps"] if "repository" in step.get("with", {})]
     source = (ROOT / "tests" / "frameworks" / "test_frameworks.py").read_text(encoding="utf-8")
     assert {Path(step["path"]).name: step["ref"] for step in given} == dict(
@@ -80,7 +92,7 @@ def test_the_workflow_tests_the_frameworks_that_the_table_names():
 
 def test_the_workflow_checks_what_decides_here():
     decides = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    runs = [run.removeprefix(".venv/bin/") for job in jobs(WORKFLOWS[0]).values() for run in steps(job)]
+    runs = [run.removeprefix(".venv/bin/") for job in jobs(CI).values() for run in steps(job)]
     for check in ("ruff check .", "ruff format --check .", "mypy", "python tests/hub/oldest.py"):
         assert re.search(rf"^{re.escape(check)}$", decides, re.MULTILINE)
         assert check in runs
@@ -91,11 +103,13 @@ def test_workflows_may_do_little_and_name_what_they_use(path):
     workflow = read(path)
     assert workflow["permissions"] == {"contents": "read"}
     asked = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
-    assert asked == ({"publish": {"id-token": "write"}} if path.name == "release.yml" else {})
+    of_a_release = {"publish": {"id-token": "write"}, "attach": {"contents": "write"}}
+    assert asked == (of_a_release if path.name == "release.yml" else {})
+    for line in path.read_text(encoding="utf-8").splitlines():
+        assert "uses:" not in line or PINNED.search(line), line
     for name, job in workflow["jobs"].items():
         assert "timeout-minutes" in job, name
         for step in job["steps"]:
-            assert "uses" not in step or PINNED.search(step["uses"]), step
             # Text of others is data for a shell, never part of its command.
             assert "${{" not in step.get("run", ""), step
 
@@ -106,6 +120,34 @@ def test_what_is_published_was_built_once_and_used():
     assert (work["publish"]["needs"], work["installed"]["needs"]) == ("installed", "build")
     assert any("tests/use_installed.py" in run for run in steps(work["installed"]))
     assert work["publish"]["steps"][-1]["with"]["attestations"] is True
+
+
+def test_what_makes_a_release_has_known_hashes():
+    work = jobs(ROOT / ".github" / "workflows" / "release.yml")
+    installs = [run for job in work.values() for run in steps(job) if "pip" in run]
+    assert installs
+    assert all("--require-hashes" in run or run.endswith(" install dist/*.whl") for run in installs)
+    assert any("-m build --no-isolation" in run for run in steps(work["build"]))  # with the hatchling that was checked
+    for path in sorted((ROOT / ".github" / "requirements").glob("*.txt")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        named = [line for line in lines if re.match(r"[\w.-]+==", line)]
+        assert named
+        assert all(line.endswith("\\") for line in named), "a hash follows"
+        wanted = {Requirement(line).name for line in path.with_suffix(".in").read_text().splitlines() if line[0] != "#"}
+        assert wanted <= {line.partition("==")[0] for line in named}
+
+
+def test_a_list_of_what_was_installed_is_attached_to_a_release():
+    work = jobs(ROOT / ".github" / "workflows" / "release.yml")
+    assert any(run.startswith("cyclonedx-py environment used") for run in steps(work["installed"]))
+    assert work["attach"]["needs"] == "publish"
+    assert any("gh release create" in run for run in steps(work["attach"]))
+
+
+def test_an_audit_without_an_answer_fails():
+    audits = [run for run in steps(jobs(ROOT / ".github" / "workflows" / "audit.yml")["audit"]) if "pip-audit " in run]
+    assert audits
+    assert all("--strict" in run for run in audits)
 
 
 def test_hooks_are_of_the_versions_that_decide():
