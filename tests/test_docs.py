@@ -85,6 +85,17 @@ def test_links_lead_somewhere():
     assert not broken
 
 
+def test_mentions_of_pages_are_links():
+    """A page that is named can be clicked."""
+    bare = {}
+    for page in PAGES:
+        code_and_links = r"^```.*?^```$|^ {4}.*?$|`[^`\n]*`|\[[^\]]*\]\([^)]*\)|<!--.*?-->"
+        text = re.sub(code_and_links, "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        if found := re.findall(r"\b[\w/]+\.md\b", text):
+            bare[str(page.relative_to(ROOT))] = found
+    assert not bare
+
+
 def missing_paths(text):
     """Paths from the top of the repository that it does not hold."""
     found = re.findall(r"\b((?:docs|training|task_losses|tests)/[\w/.-]+\.(?:md|py|c|h|json|svg|png))\b", text)
