@@ -58,6 +58,7 @@ def test_the_notebook_is_kept_without_outputs():
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.name)
 def test_the_notebook_runs_from_top_to_bottom(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))  # this checkout, for the kernel too
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine threads that spin would take hours
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
