@@ -1,6 +1,6 @@
 """Lightning: a small denoiser with DenoiseLoss in the module. Needs ``pip install lightning``.
 
-    python examples/train_lightning.py          # about a minute on a CPU
+python examples/train_lightning.py          # about a minute on a CPU
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plain PyTorch: a small denoiser, trained with L1, then with L1 and DenoiseLoss.
 
-    python examples/train_pytorch.py            # about a minute on a CPU
+python examples/train_pytorch.py            # about a minute on a CPU
 """
 
 from __future__ import annotations

@@ -15,10 +15,14 @@ ELSEWHERE = {
     "docs/frameworks.md": "tests/frameworks/test_frameworks.py",
     "docs/hub.md": "tests/hub/test_hub_page.py",
 }
-SHOWN = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md", "examples/README.md")]
+SHOWN = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md", "examples/README.md")
+]
 SHOWN += sorted((ROOT / "docs").rglob("*.md"))
 # A block of code that no test runs stands below a comment: <!-- fragment: why -->.
-BLOCK = re.compile(r"^(?:<!-- fragment: (?P<why>[^>]+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^(?:<!-- fragment: (?P<why>[^>]+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 def blocks(path):

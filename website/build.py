@@ -1,12 +1,13 @@
 """Builds the site of the documentation: ``python website/build.py OUT``.
 
-The pages are those of ``docs/``, and the few of ``PAGES`` that stand elsewhere in the repository. All link to each other
-as files of the repository do, so that they can be read there too. Here these links become links between pages; what is
-no page of the site, a source file for example, becomes a link into the repository.
+The pages are those of ``docs/``, and the few of ``PAGES`` that stand elsewhere in the repository. They link to each
+other as files of the repository do, so that they can be read there too. Here these links become links between pages;
+what is no page of the site, a source file for example, becomes a link into the repository.
 
-The generator is Zensical: it reads plain Markdown, is maintained (Material for MkDocs, whose look it has, is not developed
-any more), checks every link and anchor with ``--strict``, makes the API page from the docstrings, and asks no other host
-for fonts or scripts. Sphinx would be the choice for pages that run code while they are built; here the tests run it.
+The generator is Zensical. It is maintained; Material for MkDocs, whose look it has, is not any more. It reads plain
+Markdown, checks every link and anchor (``--strict``), makes the API page from the docstrings, and its pages ask no
+other host for fonts or scripts. Sphinx would be the choice for pages that run code while they are built; here the
+tests run it.
 """
 
 from __future__ import annotations

@@ -17,10 +17,17 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.browser
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars"
-).split()
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
@@ -119,7 +126,9 @@ def brightness(browser):
 @pytest.mark.parametrize(("wish", "low", "high"), [("light", 200, 255), ("dark", 0, 80)])
 def test_pages_are_light_or_dark_as_the_reader_asks(browser, address, built, wish, low, high):
     size(browser, "desktop")
+    browser.get(f"{address}/index.html")
     scheme(browser, wish)
+    browser.execute_script("localStorage.clear()")  # what the page kept of an earlier wish
     for name in names(built):
         browser.get(f"{address}/{name}")
         keep(browser, f"{name.replace('/', '-')}-{wish}.png")
@@ -129,7 +138,8 @@ def test_pages_are_light_or_dark_as_the_reader_asks(browser, address, built, wis
 def test_pictures_are_shown_and_described(browser, address, built):
     size(browser, "desktop")
     script = """
-        return [...document.images].filter(i => !i.alt.trim() || (i.loading != 'lazy' && !i.naturalWidth)).map(i => i.src)
+        const bad = i => !i.alt.trim() || (i.loading != 'lazy' && !i.naturalWidth)
+        return [...document.images].filter(bad).map(i => i.src)
     """
     for name in names(built):
         browser.get(f"{address}/{name}")
