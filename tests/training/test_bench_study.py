@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from task_losses import DenoiseLoss, TaskLoss
 from task_losses.discriminator import FrozenDiscriminator
@@ -25,6 +26,7 @@ from training.bench.study.ours import recipe_of
 from training.bench.study.peers import Sources, find_peer
 from training.bench.study.restoration import Recipe, mixed_with_l1, train
 from training.bench.study.restorers import NETWORKS, make_restorer
+from training.bench.study.strengths import ImageTexture, TrunkContrast, TrunkGram
 from training.provenance import ROOT
 from training.scaling import distances
 
@@ -333,3 +335,17 @@ def test_the_quick_mode_is_a_metric_of_a_weight_file(tmp_path: Path, monkeypatch
     own.write_bytes(serialize_weights(form._weights.tensors, form.architecture, {"task": "rain"}))
     with pytest.raises(ValueError, match="'rain', the study has"):
         quick.psnr(own)
+
+
+def test_losses_of_texture_alone_ask_how_strong_it_is_and_not_where() -> None:
+    image = picture("", 64, 64).image
+    moved = image.roll((8, 8), (2, 3))  # by whole windows
+    blurred = resize(resize(image, (32, 32)), (64, 64))
+    trunk = nn.ModuleList([nn.Conv2d(3, 4, 1), nn.ReLU()])
+    for loss in (ImageTexture(), TrunkContrast(trunk), TrunkGram(trunk)):
+        assert loss(image, image) == 0
+        assert loss(blurred, image) > 0
+    # A Gram matrix forgets all places, the strength of a window those within it and its own level.
+    assert TrunkGram(trunk)(moved, image) < 1e-3 * TrunkGram(trunk)(blurred, image)
+    assert TrunkContrast(trunk[:1])(image + 0.1, image) < 1e-6 * TrunkContrast(trunk[:1])(blurred, image)
+    assert ImageTexture()(image + 0.1, image) < 1e-6 * ImageTexture()(blurred, image)

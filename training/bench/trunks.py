@@ -37,7 +37,9 @@ def alexnet() -> nn.ModuleList:
 
 
 class TrunkLoss(nn.Module):
-    """Sum over a trunk's parts of the mean squared difference of their outputs. Nothing of it is trained.
+    """Sum over a trunk's parts of the mean squared difference of their outputs, or what a subclass makes of these.
+
+    Nothing of it is trained.
 
     Args:
         parts: of the trunk, as :func:`vgg16` or :func:`alexnet` makes them.
@@ -63,4 +65,8 @@ class TrunkLoss(nn.Module):
         with torch.no_grad():
             references = self.features(target)
         pairs = zip(self.features(pred), references, strict=True)
-        return torch.stack([F.mse_loss(x, y) for x, y in pairs]).sum()
+        return torch.stack([self.distance(x, y) for x, y in pairs]).sum()
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """How one part's outputs for the two images are compared."""
+        return F.mse_loss(x, y)

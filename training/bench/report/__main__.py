@@ -1,6 +1,6 @@
 """Tables and verdicts of a study: all cells of its folder that were made and measured under the same conditions.
 
-    python -m training.bench.report RESULTS [--ours LABEL] [--baselines LABEL ...] [--speed FILE]
+    python -m training.bench.report RESULTS [--ours LABEL] [--baselines LABEL ...] [--speed FILE] [--visible FILE]
 
 Writes ``tables.md`` and, beside it, ``verdicts.md``. Give the flags for conditions that the study was made with.
 """
@@ -8,6 +8,7 @@ Writes ``tables.md`` and, beside it, ``verdicts.md``. Give the flags for conditi
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-from training.bench.report.rows import candidates, read_rows
-from training.bench.report.tables import render
+from training.bench.report.dial import OURS, render_dial
+from training.bench.report.rows import candidates, read_rows, settings
+from training.bench.report.tables import heading, render
 from training.bench.report.verdicts import render_verdicts
 from training.bench.study.conditions import add_condition_flags, conditions_of
 
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the row, by label, that verdicts.md puts to the test, or TASK=LABEL for each task [ours]",
     )
     add("--speed", type=Path, help="figures of training.bench.cost.speed --json, for the verdicts on cost")
+    add("--visible", type=Path, help="figures of training.bench.report.visible --json, for those on the dial")
     add_condition_flags(parser)
     options = parser.parse_args(arguments)
     conditions = conditions_of(options)
@@ -43,7 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = options.tables or options.results / "tables.md"
     path.write_text(render(rows, conditions, options.baselines), encoding="utf-8")
     verdicts = render_verdicts(rows, conditions, candidates(options.ours), options.speed)
-    path.with_name("verdicts.md").write_text(verdicts, encoding="utf-8")
+    visible = json.loads(options.visible.read_text()) if options.visible else {}
+    dials = [
+        f"\n## {heading(task, conditions)}: the dial\n\n{render_dial(task, of_task, visible.get(task))}\n"
+        for task, of_task in rows.items()
+        if settings(of_task, OURS)
+    ]
+    path.with_name("verdicts.md").write_text(verdicts + "".join(dials), encoding="utf-8")
     return 0
 
 

@@ -59,7 +59,13 @@ class FrontDifference:
 
 
 def front_difference(
-    first: Front, second: Front, places: int = 17, *, axis_higher: bool = True, metric_higher: bool = False
+    first: Front,
+    second: Front,
+    places: int = 17,
+    *,
+    axis_higher: bool = True,
+    metric_higher: bool = False,
+    give_way: bool = True,
 ) -> FrontDifference | None:
     """Difference of two trade-offs at equal PSNR, or whatever the axis is: ``first - second``.
 
@@ -72,6 +78,8 @@ def front_difference(
     Args:
         first, second: for each point its scores on the axis and on the metric of interest.
         axis_higher, metric_higher: whether higher scores are better.
+        give_way: False for the settings of a dial, which are read as they are: what one setting reaches in one metric
+            and another in the next, no setting has.
 
     Returns:
         None if the points share no seed and image.
@@ -90,7 +98,7 @@ def front_difference(
         low = np.maximum(*(part[:, 0::2].min(axis=1) for part in parts))
         high = np.minimum(*(part[:, 0::2].max(axis=1) for part in parts))
         place = np.linspace(low, high, places, axis=1)
-        ours, theirs = (_read(*_curve(part, axis_higher, metric_higher), place) for part in parts)
+        ours, theirs = (_read(*_curve(part, axis_higher, metric_higher, give_way), place) for part in parts)
         difference = ours - theirs
         return low, high, difference.mean(axis=1)
 
@@ -102,15 +110,56 @@ def front_difference(
     return FrontDifference(low, high, _interval(difference, compare(draws)[2]))
 
 
-def _curve(means: Table, axis_higher: bool, metric_higher: bool) -> tuple[Table, Table]:
+def difference_at(
+    first: Front,
+    second: Front,
+    place: Scores,
+    shift: float = 0.0,
+    *,
+    relative: bool = False,
+) -> Interval | None:
+    """What one dial has more than another at one place of the axis, such as 0.1 dB under L1's PSNR.
+
+    Settings are joined by lines and read as they are. In a draw in which one ends before the place, its end is read.
+
+    Args:
+        place, shift: the place is the mean of these scores, in each draw anew, plus ``shift``.
+        relative: as a share of the second front's value.
+
+    Returns:
+        None if the points share no seed and image, or a front of several points does not reach the place.
+    """
+    tables = _tables([place, *(scores for point in (*first, *second) for scores in point)])
+    if tables is None:
+        return None
+    split = 1 + 2 * len(first)
+
+    def compare(means: Table) -> Table:
+        at = means[:, :1] + shift
+        ours, theirs = (
+            _read(*_curve(part, give_way=False), at)[:, 0] for part in (means[:, 1:split], means[:, split:])
+        )
+        return (ours - theirs) / theirs if relative else ours - theirs
+
+    centre = np.array([[table.mean() for table in tables]])
+    for axis in (centre[0, 1:split:2], centre[0, split::2]):
+        if len(axis) > 1 and not axis.min() <= centre[0, 0] + shift <= axis.max():
+            return None
+    return _interval(compare(centre)[0], compare(np.stack([resampled_means(table) for table in tables], axis=1)))
+
+
+def _curve(
+    means: Table, axis_higher: bool = True, metric_higher: bool = False, give_way: bool = True
+) -> tuple[Table, Table]:
     """(draws, alternating axis and metric of the points) -> axis and metric, each (draws, points), along the axis.
 
-    In the place of each point stands the best by the metric of those that are as good or better on the axis.
+    Where points give way, in the place of each stands the best by the metric of those that are as good or better on
+    the axis.
     """
     axis, metric = means[:, 0::2], means[:, 1::2]
     order = np.argsort(axis if axis_higher else -axis, axis=1, kind="stable")
     axis, metric = np.take_along_axis(axis, order, 1), np.take_along_axis(metric, order, 1)
-    for point in range(axis.shape[1] - 2, -1, -1):
+    for point in range(axis.shape[1] - 2, -1, -1) if give_way else ():
         beyond, here = metric[:, point + 1], metric[:, point]
         beaten = beyond >= here if metric_higher else beyond <= here
         for values in (axis, metric):

@@ -32,7 +32,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.bench.report.rows import Row, Rows, candidates, front, mixed_losses, read_rows
+from training.bench.report.dial import CONTROL, OURS
+from training.bench.report.rows import Row, Rows, candidates, front, mixed_losses, read_rows, settings
 from training.bench.study.conditions import add_condition_flags, conditions_of
 from training.bench.study.metrics import METRICS
 from training.bench.study.peers import WITHOUT_TRAINING
@@ -196,6 +197,24 @@ def curves(rows_of_tasks: Mapping[str, Rows], ours: Mapping[str, str]) -> Figure
     return panels(list(rows_of_tasks), ("psnr", "stlpips"), draw)
 
 
+def dial(rows_of_tasks: Mapping[str, Rows], metrics: Sequence[str]) -> Figure:
+    """Every metric along the dial of ours and of the random control; L1 is a level line."""
+    turned = {task: rows for task, rows in rows_of_tasks.items() if settings(rows, OURS)}
+
+    def draw(axes: Axes, task: str, metric: str) -> None:
+        rows = turned[task]
+        for family, colour, marker in ((OURS, OURS_COLOUR, "*"), (CONTROL, COLOURS[0], "o")):
+            known = [(row.dial, value) for row in settings(rows, family) if (value := row.mean(metric)) is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), color=colour, marker=marker, label=family)
+        level = rows["l1"].mean(metric) if "l1" in rows else None
+        if level is not None:
+            axes.axhline(level, color=PLAIN_COLOUR, linestyle="--", label="l1")
+        axes.set_xlabel("texture")
+
+    return panels(list(turned), metrics, draw)
+
+
 def _better(metric: str) -> str:
     return f"{METRICS[metric].title} ({'higher' if METRICS[metric].higher_is_better else 'lower'} is better)"
 
@@ -224,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.images.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         made = {"fronts": fronts(rows_of_tasks, ours), "curves": curves(rows_of_tasks, ours)}
+        if any(settings(rows, OURS) for rows in rows_of_tasks.values()):
+            made["dial"] = dial(rows_of_tasks, options.metrics)
         try:
             made["cost"] = cost(rows_of_tasks, ours, times)
         except ValueError as error:

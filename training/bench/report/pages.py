@@ -9,6 +9,7 @@ A page holds a table between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ if not __package__:  # run by its path
 from task_losses.losses import LOSSES
 from training.bench.markdown import table
 from training.bench.report import ablations
+from training.bench.report.dial import render_dial
 from training.bench.report.rows import Row, Rows, candidates, read_rows
 from training.bench.report.tables import column_title, difference, means, render, shared_seeds, shown
 from training.bench.report.verdicts import render_cost, render_verdicts
@@ -70,8 +72,10 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     sections = {f"means {task}": means(rows, STUDY.metrics) for task, rows in rows_of_tasks.items()}
     for task, rows in rows_of_tasks.items():
         sections[f"claims {task}"] = render_verdicts({task: rows}, STUDY, CANDIDATES).partition("\n\n")[2].strip()
+    visible = json.loads((RESULTS / "dial" / "visible.json").read_text(encoding="utf-8"))
     for task, rows in read_rows(RESULTS / "dial", DIAL).items():
         sections[f"dial {task}"] = means(rows, DIAL.metrics)
+        sections[f"dial claims {task}"] = render_dial(task, rows, visible.get(task))
     speed = RESULTS / "speed-cpu.json"
     sections["claims cost"] = render_cost(speed)
     benchmarks, readme, guide = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "which_loss.md"

