@@ -41,7 +41,8 @@ FENCE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)[^\n]*$)", re.DOTALL | re.MULTI
 def repository() -> str:
     """The address that pyproject.toml gives."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    return re.findall(r'^Repository = "(.*)"$', text, re.MULTILINE)[0]
+    (address,) = re.findall(r'^Repository = "(.*)"$', text, re.MULTILINE)
+    return str(address)
 
 
 def page_of(file: str) -> str | None:
