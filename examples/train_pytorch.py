@@ -42,7 +42,8 @@ class Denoiser(nn.Module):
         )
 
     def forward(self, noisy: Tensor) -> Tensor:
-        return noisy - self.noise(noisy)
+        restored: Tensor = noisy - self.noise(noisy)
+        return restored
 
 
 def train(network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], image: Tensor, steps: int, lr: float) -> None:
