@@ -7,7 +7,6 @@ interrupted; 141 whoever read the output has gone.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ from task_losses.origin import facts
 from task_losses.pictures import PictureError
 from task_losses.scores import Pair, Score, compare, compare_all, pairs_of, write_csv
 from task_losses.sources import is_published, load_weights, pinned_weights
-from task_losses.texts import printable
+from task_losses.texts import printable, take_any_name
 from task_losses.weights import Weights, embedded_weights, manifest
 
 WEIGHTS_FAILED = 1
@@ -35,9 +34,7 @@ PIPE_CLOSED = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a console's code page may lack what a name or text holds
+    take_any_name()
     try:
         try:
             options = _parser().parse_args(arguments)
@@ -134,11 +131,12 @@ def describe(loss: TaskLoss) -> tuple[dict[str, Any], dict[str, Any]]:
         "smallest_side": architecture.receptive_field,
         "smallest_side_for_all_scales": Selection(architecture, (0,), "pyramid").smallest_side,
         "range": "[0, 1], others by data_range",
-        "weight_beside_l1": "task_losses.weight_for(loss, pred, target) measures it on your images",
+        "weight_for_your_network": "task_losses.weight_for(loss, pred, target) measures it on your images",
         "multiply_adds_per_pixel": {rule: _multiply_adds(architecture, rule) for rule in RESOLUTIONS},
     }
     entry = manifest()["weights"].get(loss.weights_info["task"], {})
     if entry.get("sha256") == loss.weights_sha256:  # a released file: the manifest knows how it was made
+        known |= {"weight_beside_l1": entry["weight_beside_l1"]}
         known |= {"command": entry["command"], "training_cost": entry["cost"]}
     return known, said
 
@@ -206,7 +204,11 @@ def _loss(options: argparse.Namespace) -> TaskLoss:
 def _source(name: str) -> str | Path:
     """What ``--weights`` names: a file or folder that is there, otherwise what the constructor makes of the string."""
     path = Path(name).expanduser()
-    return path if path.exists() else name
+    if path.exists():
+        return path
+    if "/" not in name and not name.endswith(".safetensors"):
+        raise ValueError(f"--weights {name}: there is no such file or folder here, and a Hub repository is owner/repo")
+    return name
 
 
 def _multiply_adds(architecture: Architecture, resolution: str) -> int:

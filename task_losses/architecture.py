@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from task_losses.checks import LARGEST_WEIGHT
 from task_losses.terms import Difference, Periodic, Term, Texture
 from task_losses.texts import shown
 
 SLOPE = 0.2  # LeakyReLU of every discriminator, in training and here
 # What an architecture may have: it may come from anybody's file, and is checked before anything is made from it.
 MOST_SCALES, MOST_CHANNELS, MOST_DEPTH = 32, 1024, 32
-SMALLEST_RATIO, LARGEST_WEIGHT = 0.1, 1e6
+SMALLEST_RATIO = 0.1
 DISTANCES = {"squared": 2.0, "absolute": 1.0}  # and their exponents
 
 

@@ -16,20 +16,23 @@ PAPER = "arXiv 2103.14616"
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")  # of a licence, as the Hub lists them
 
 # Facts of a file itself; everything else in an entry is provenance and is listed as it stands.
-_OF_THE_FILE = ("filename", "sha256", "size", "architecture", "metrics")
+_OF_THE_FILE = ("filename", "sha256", "size", "architecture", "metrics", "weight_beside_l1")
 
 
-def model_card(manifest: Mapping[str, Any], class_name: str) -> str:
+def model_card(manifest: Mapping[str, Any], class_name: str, previews: Mapping[str, str] | None = None) -> str:
     """README.md of a repository or folder: YAML front matter, use, and a section per weight file.
 
     Args:
         manifest: content of a weights manifest; ``repo_id`` and ``license`` may be None.
         class_name: of the loss that the example makes from these weights.
+        previews: task -> name of a picture that lies beside the card.
     """
     entries: Mapping[str, Mapping[str, Any]] = manifest["weights"]
     blocks = [_front_matter(manifest.get("license"), sorted(entries)), *_introduction(manifest, class_name)]
     for task in sorted(entries):
         blocks += [f"## {markdown(task)}", *_section(entries[task])]
+        if previews and task in previews:
+            blocks.append(f"![what the critics were to tell apart]({previews[task]})")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -81,7 +84,7 @@ def _section(entry: Mapping[str, Any]) -> Iterator[str]:
     file |= {
         "images": "RGB or grey, in [0, 1]; others by `data_range`",
         "smallest side": f"{form.receptive_field} pixels; {whole} for all scales",
-        "weight beside L1": "`task_losses.weight_for(loss, restored, reference)`, on what your network makes",
+        "weight beside L1": _weight_beside_l1(entry),
     }
     if "image_exponent" in architecture:
         file["exponent of the image's distance"] = _text(architecture["image_exponent"])
@@ -89,6 +92,14 @@ def _section(entry: Mapping[str, Any]) -> Iterator[str]:
     if entry.get("metrics"):
         yield "Measured:"
         yield _table("metric", "value", _flat(entry["metrics"]))
+
+
+def _weight_beside_l1(entry: Mapping[str, Any]) -> str:
+    measure = "`task_losses.weight_for(loss, restored, reference)`, on what your network makes"
+    said = entry.get("weight_beside_l1")
+    if said is None:
+        return measure
+    return f"{said['weight']:g} to begin with, measured on {_text(said['measured_on'])}; better by {measure}"
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

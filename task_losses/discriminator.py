@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from task_losses.constants import ByWeights
 
 FROM_WEIGHTS = ByWeights()
 
-Compare = Callable[[Tensor, Tensor, int, Tensor | None], tuple[Tensor, Tensor]]
+Add = Callable[[Tensor, int, Tensor | None], Tensor]
 
 
 class FrozenDiscriminator(nn.Module):
@@ -102,24 +102,31 @@ class FrozenDiscriminator(nn.Module):
             target = target.contiguous(memory_format=torch.channels_last)
         references = self(target)
         outputs = [pred, *self._outputs(pred)]  # by layer; the image is layer 0
-        return self._walk_back(outputs, references, partial(self._compare, mask=mask))
+        distances = list[Tensor]()
 
-    def image_distance_and_gradient(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The share of tap 0, the image itself, in :meth:`distance_and_gradient`."""
-        return self._compare(pred, target, 0)
+        def add(output: Tensor, tap: int, into: Tensor | None) -> Tensor:
+            distance, gradient = self._compare(output, references.pop(), tap, into, mask)
+            distances.append(distance)
+            return gradient
 
-    def _walk_back(self, outputs: list[Tensor], references: list[Tensor], compare: Compare) -> tuple[Tensor, Tensor]:
-        """Distances, and their gradient by ``outputs[0]``. Both lists are emptied.
+        gradient = self._walk_back(outputs, add)
+        return reduce(torch.add, distances), gradient
+
+    def image_distance_and_gradient(self, pred: Tensor, target: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
+        """The share of tap 0, the image itself, in :meth:`distance_and_gradient`; its gradient added to ``into``."""
+        return self._compare(pred, target, 0, into)
+
+    def _walk_back(self, outputs: list[Tensor], add: Add) -> Tensor:
+        """The gradient by ``outputs[0]``. The list is emptied.
 
         Args:
             outputs: of all layers, from the image on.
-            references: outputs at the taps.
-            compare: makes of an output, its reference and its layer their distances and its derivative by the output,
-                added to the gradient that it is given.
+            add: adds to a gradient, or to None, what the comparison of an output at a tap adds: of the output, its
+                layer, and the gradient.
         """
         last = len(outputs) - 1
         weights = self._adjoint_weights()
-        total, gradient = compare(outputs[last], references.pop(), last, None)
+        gradient = add(outputs[last], last, None)
         for layer in range(last, 0, -1):  # from the gradient by the layer's output to that by its input
             output = outputs.pop()
             if layer < self.depth:
@@ -127,9 +134,8 @@ class FrozenDiscriminator(nn.Module):
                 torch.ops.aten.leaky_relu_backward.grad_input(gradient, output, SLOPE, True, grad_input=gradient)
             gradient = F.conv2d(gradient, weights[layer - 1], padding=2, groups=self.groups)
             if layer - 1 in self.taps:
-                distance, gradient = compare(outputs[-1], references.pop(), layer - 1, gradient)
-                total += distance
-        return total, gradient
+                gradient = add(outputs[-1], layer - 1, gradient)
+        return gradient
 
     def _adjoint_weights(self) -> list[Tensor]:
         """Of each layer those that, as a full convolution, make the gradient by its input of that by its output."""

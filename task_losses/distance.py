@@ -14,7 +14,14 @@ from torch import Tensor
 from task_losses import fused
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.joined import LARGEST, WORTH_OF_A_GROUP, JoinedDiscriminators, groups, joinable
-from task_losses.pyramid import resize, resize_adjoint, resize_area, resize_levels, resize_levels_adjoint
+from task_losses.pyramid import (
+    resize,
+    resize_adjoint,
+    resize_area,
+    resize_levels,
+    resize_levels_adjoint,
+    rows_outermost,
+)
 
 
 class Level(NamedTuple):
@@ -72,11 +79,14 @@ def distance_and_gradient(
     if join is None and mask is None and fused.takes(pred, levels, plain=partial(distance_and_gradient, join=False)):
         return fused.distance_and_gradient(pred, target, levels)
     size = (pred.shape[2], pred.shape[3])
-    total = pred.new_zeros(len(pred))
-    gradient = torch.zeros_like(pred)
     alone, joined = list(levels), list[list[Level]]()
     if mask is None and (join or (join is None and pred.device.type != "cpu")):
         alone, joined = split(levels, 2 * len(pred), size)
+    if not alone:
+        total, gradient = _of_groups(pred, target, joined)
+        return total, gradient.contiguous()
+    total = pred.new_zeros(len(pred))
+    gradient = torch.zeros_like(pred)
     for level in reversed(alone):  # the finest first: the memory it frees is enough for all others
         per_image, level_gradient = level.discriminator.distance_and_gradient(
             resize(pred, level.size), resize(target, level.size), _weights_of_level(mask, level)
@@ -84,19 +94,30 @@ def distance_and_gradient(
         total += per_image
         gradient += resize_adjoint(level_gradient, size)
     if joined:
-        pair = torch.cat([pred, target])
+        per_image, joined_gradient = _of_groups(pred, target, joined)
+        total += per_image
+        gradient += joined_gradient
+    return total, gradient
+
+
+def _of_groups(pred: Tensor, target: Tensor, joined: Sequence[Sequence[Level]]) -> tuple[Tensor, Tensor]:
+    """The distance and gradient of groups of levels, each as one network."""
+    size = (pred.shape[2], pred.shape[3])
+    pair = rows_outermost([pred, target])
+    distances = list[Tensor]()
+    gradient: Tensor | None = None
     for group in reversed(joined):
         network = JoinedDiscriminators.of([level.discriminator for level in group])
         sizes = [level.size for level in group]
-        per_image, group_gradient = network.pair_distance_and_gradient(resize_levels(pair, sizes), sizes)
-        total += per_image
-        gradient += resize_levels_adjoint(group_gradient, sizes, size)
+        of_parts, group_gradient = network.pair_distances_and_gradient(resize_levels(pair, sizes), sizes)
+        distances += of_parts
+        gradient = resize_levels_adjoint(group_gradient, sizes, size, onto=gradient)
         for level in group:
             if 0 in level.discriminator.taps:  # of the image itself: the finest level, which is not resampled
-                per_image, image_gradient = level.discriminator.image_distance_and_gradient(pred, target)
-                total += per_image
-                gradient += image_gradient
-    return total, gradient
+                of_image, gradient = level.discriminator.image_distance_and_gradient(pred, target, gradient)
+                distances.append(of_image)
+    assert gradient is not None
+    return torch.stack(distances or [pred.new_zeros(len(pred))]).sum(dim=0), gradient
 
 
 def split(

@@ -15,6 +15,17 @@ _PARTIAL = ".{}.{}.partial"  # name of the file, eight random digits
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside a ``with`` block, an OSError that says what is wrong, but not where, gets the name of a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to inside a ``with`` block; at its end the file there takes the place of ``path``.
 
@@ -28,14 +39,11 @@ def replacing(path: Path) -> Iterator[Path]:
     # Random, not a process's number: threads share that one, and so may machines that share a folder.
     partial = path.with_name(_PARTIAL.format(path.name, secrets.token_hex(4)))
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
-        partial.replace(path)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # writing says what is wrong, but not where
-            error.filename = str(path)
-        raise
+        with naming(path):
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     with suppress(OSError):  # Windows opens no folder, and some file systems sync none

@@ -49,13 +49,13 @@ def write_heat_map(values: Tensor, reference: Tensor, path: Path) -> None:
     positive = numbers[numbers > 0]
     top = float(np.quantile(positive, PERCENTILE / 100)) if positive.size else 0.0
     grey = reference[0].mean(dim=0).float().cpu().numpy()
-    picture = _blended(numbers / top if top else numbers, grey)
+    picture = blended(numbers / top if top else numbers, grey)
 
     height, width = numbers.shape
     sheet = Image.new("RGB", (max(width, NARROWEST), height + LEGEND))
     sheet.paste(Image.fromarray(picture), (0, 0))
     scale = np.linspace(0, 1, sheet.width)[None].repeat(LEGEND // 3, axis=0)
-    sheet.paste(Image.fromarray(_blended(scale, np.full_like(scale, 0.5))), (0, height))
+    sheet.paste(Image.fromarray(blended(scale, np.full_like(scale, 0.5))), (0, height))
     draw = ImageDraw.Draw(sheet)
     draw.text((2, height + LEGEND // 3 + 4), f"0      mean {numbers.mean():.3g}", fill="white")
     last = f"{top:.3g} and more" if top else "0 everywhere"
@@ -66,8 +66,13 @@ def write_heat_map(values: Tensor, reference: Tensor, path: Path) -> None:
         raise PictureError(f"cannot write {path}: {error}; use a writable place and a suffix like .png") from error
 
 
-def _blended(relative: np.ndarray, grey: np.ndarray) -> np.ndarray:
-    """Colours of values over a grey picture, (H, W, 3) uint8; opaque from half of the scale on."""
+def blended(relative: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """Colours of values over a grey picture, (H, W, 3) uint8; opaque from half of the scale on.
+
+    Args:
+        relative: (H, W), 0 at the bottom of the scale and 1 at its top; what lies beyond has the last colour.
+        grey: (H, W) in [0, 1]; it is dimmed.
+    """
     level = (255 * relative.clip(0, 1)).round().astype(np.uint8)
     places = np.linspace(0, 1, 256)
     opacity = (2 * places).clip(0, 1).astype(np.float32)

@@ -12,10 +12,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from task_losses.architecture import Weighted
-from task_losses.constants import BySize
 from task_losses.discriminator import FROM_WEIGHTS, FrozenDiscriminator
-from task_losses.terms import BLOCK, Difference, Texture, add_by_strength, strength
+from task_losses.joined_terms import Part, compare, inner_sizes
+from task_losses.terms import Difference, Texture
 
 Size = tuple[int, int]
 
@@ -46,65 +45,39 @@ class JoinedDiscriminators(FrozenDiscriminator):
         weights = [tensor for part in parts for layer in part.layers() for tensor in layer]
         return FROM_WEIGHTS.get(parts[0], tuple(map(id, parts)), weights, lambda: cls(parts))
 
-    def pair_distance_and_gradient(self, images: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
-        """The parts' distances, added up, and their gradient. Called without gradient recording.
+    def pair_distances_and_gradient(self, images: Tensor, sizes: Sequence[Size]) -> tuple[list[Tensor], Tensor]:
+        """Distances of the parts, to be added up, and their gradient. Called without gradient recording.
 
         Args:
             images: (2N, 3 * parts, H, W): N images to judge, then their references, as ``resize_levels`` makes them.
             sizes: height and width of each part's image.
 
         Returns:
-            (N,) distances and a gradient (N, 3 * parts, H, W) that is zero outside of each part's image.
+            (N,) distances, none where nothing fits, and a gradient (N, 3 * parts, H, W) that is zero outside of each
+            part's image.
         """
         count = len(images) // 2
         pairs = [images, *self._outputs(images)]
         outputs = [pair[:count] for pair in pairs]
-        compared = [pairs[tap] for tap in self.taps]
+        parts = [
+            (tap, Part(weight, term, pairs[tap], inner_sizes(sizes, tap, term)))
+            for tap, terms in self.terms.items()
+            for weight, term in terms
+            if isinstance(term, (Difference, Texture)) and term.fits((pairs[tap].shape[2], pairs[tap].shape[3]))
+        ]
         del pairs
+        parts.sort(key=lambda part: isinstance(part[1].term, Texture))
+        compared = compare([part for _, part in parts], self.groups)
+        taps = [tap for tap, _ in parts]
+        del parts
 
-        def compare(_: Tensor, pair: Tensor, tap: int, into: Tensor | None) -> tuple[Tensor, Tensor]:
-            inner = [(height - 2 * tap, width - 2 * tap) for height, width in sizes]
-            total, gradient = None, into
-            for weighted in self.terms[tap]:
-                distance, gradient = self._of_term(weighted, pair, inner, gradient)
-                total = distance if total is None else total + distance
-            assert total is not None
-            assert gradient is not None
-            return total, gradient
+        def add(output: Tensor, tap: int, into: Tensor | None) -> Tensor:
+            for of_tap, one in zip(taps, compared, strict=True):
+                if of_tap == tap:
+                    into = one.added(output, into)
+            return torch.zeros_like(output) if into is None else into
 
-        return self._walk_back(outputs, compared, compare)
-
-    def _of_term(
-        self, weighted: Weighted, pair: Tensor, inner: Sequence[Size], into: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """A term's distances and their derivative, added to ``into``.
-
-        Args:
-            pair: outputs of a layer, of images to judge and then of their references.
-            inner: sizes of the parts' maps.
-        """
-        weight, term = weighted
-        if isinstance(term, Difference):
-            distance, by_output = self._difference(pair, inner, weight, term.exponent)
-            return distance, by_output if into is None else into.add_(by_output)
-        assert isinstance(term, Texture)
-        output = pair[: len(pair) // 2]
-        gradient = torch.zeros_like(output) if into is None else into
-        if not term.fits((pair.shape[2], pair.shape[3])):
-            return output.new_zeros(len(output)), gradient
-        strengths, means = strength(pair)
-        windows = [(max(0, h // BLOCK - 1), max(0, w // BLOCK - 1)) for h, w in inner]
-        distance, by_strength = self._difference(strengths, windows, weight, term.exponent)
-        add_by_strength(gradient, by_strength, output, strengths[: len(output)], means[: len(output)])
-        return distance, gradient
-
-    def _difference(self, pair: Tensor, inner: Sequence[Size], weight: float, exponent: float) -> tuple[Tensor, Tensor]:
-        x, y = pair.chunk(2)
-        difference = (x - y).view(len(x), self.groups, -1, *x.shape[2:])
-        # A mean of |d|^p is, up to the p, the sum of d times its derivative.
-        shares = _shares(inner, weight * exponent, difference)
-        derivative = (difference.sign() if exponent == 1 else difference) * shares
-        return difference.mul_(derivative).sum(dim=(1, 2, 3, 4)) / exponent, derivative.flatten(1, 2)
+        return [one.distance for one in compared], self._walk_back(outputs, add)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}"
@@ -141,21 +114,3 @@ def groups(sizes: tuple[Size, ...], apart: tuple[bool, ...], images: int, worth:
                 break
         best.append(min(options, key=lambda option: option[0]))
     return best[-1][1]
-
-
-def _shares(inner: Sequence[Size], factor: float, like: Tensor) -> Tensor:
-    """What each difference weighs in the derivative: (parts, 1, H, W), zero outside of the parts' own sizes."""
-    channels, height, width = like.shape[2:]
-    key = (tuple(inner), factor, channels, height, width, like.dtype, like.device)
-
-    def make() -> Tensor:
-        shares = torch.zeros(len(inner), 1, height, width, dtype=torch.float64)
-        for share, (h, w) in zip(shares, inner, strict=True):
-            if h and w:
-                share[:, :h, :w] = factor / (channels * h * w)
-        return shares.to(like.device, like.dtype)
-
-    return _CONSTANTS.get(key, make)
-
-
-_CONSTANTS = BySize()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from task_losses.checks import (
+    LARGEST,
     check_choice,
     check_data_range,
     check_fidelity,
@@ -64,12 +65,12 @@ class TaskLoss(nn.Module):
             recommended setting, more is sharper and costs PSNR. Default: 1, or 0 for weights without a texture term.
         fidelity: factor of the image's own term, for weights that compare the image itself; 1 is what they were made
             with, less lets go of the pixels.
-        loss_weight: factor of the result.
+        loss_weight: factor of the result, up to 1e12.
         reduction: ``"mean"`` over the images of a batch, ``"sum"`` over them, or ``"none"``: one value per image.
         channels: ``"rgb"`` takes 3 channels, or 1, which is repeated; ``"per_channel"`` takes any number, compares
             each as a grey image, and its result is the mean over them.
-        data_range: range of the images. A number r means [0, r]; a pair means [low, high]. Values outside are
-            allowed and never clipped.
+        data_range: range of the images. A number r means [0, r]; a pair means [low, high], from -1e12 to 1e12 and at
+            least 1e-12 wide. Values outside are allowed and never clipped.
         scales: which discriminators take part, as indices from 0 (coarsest) up; None for all. Weights that compare the
             image itself do so at the finest scale, and without that one not at all.
         resolution: ``"pyramid"`` feeds each discriminator the pyramid level of its scale; ``"full"`` feeds every one
@@ -116,7 +117,7 @@ class TaskLoss(nn.Module):
         local_files_only: bool = False,
     ) -> None:
         super().__init__()
-        self.loss_weight = check_number("loss_weight", loss_weight)
+        self.loss_weight = check_number("loss_weight", loss_weight, LARGEST)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.channels = check_choice("channels", channels, CHANNELS)
         self.resolution = check_choice("resolution", resolution, RESOLUTIONS)
@@ -143,7 +144,7 @@ class TaskLoss(nn.Module):
         self._weights = weights
         self.architecture = weights.architecture
         self.scales = check_scales(scales, self.architecture.scales)
-        self.texture = check_texture(texture, self.architecture.texture_weight > 0)
+        self.texture = check_texture(texture, self.architecture.texture_weight)
         self.fidelity = check_fidelity(fidelity, 0 in self.architecture.taps)
         self.weights_source = weights.source
         self.weights_sha256 = weights.sha256
@@ -179,7 +180,9 @@ class TaskLoss(nn.Module):
         with full_precision(pred.device):
             x, y, weights = self._prepare(pred, target, mask)
             # Weighted before it is reduced: torch.func.jvp makes the tangent of a scalar times a number float64.
-            per_image = distance(x, y, weights, self._selection, self._frozen) * self.loss_weight
+            per_image = distance(x, y, weights, self._selection, self._frozen)
+            if self.loss_weight != 1:
+                per_image = per_image * self.loss_weight
             result = to_leading(per_image, pred, self.channels)
             if self.reduction == "mean":
                 result = result.mean()
@@ -264,6 +267,7 @@ class TaskLoss(nn.Module):
         *,
         license: str | None = None,
         metrics: Mapping[str, float] | None = None,
+        preview: str | os.PathLike[str] | None = None,
     ) -> None:
         """Writes ``{task}.safetensors``, its manifest and a model card into a folder, which is made if need be.
 
@@ -273,14 +277,16 @@ class TaskLoss(nn.Module):
         Args:
             license: licence of the weights, as an identifier of the Hub (``"mit"``); default: what the weights say.
             metrics: figures for the model card, by name.
+            preview: a PNG picture of at most 2 MB for the card, such as ``scale7.png`` of a run. None is taken unasked:
+                it shows the photograph that the critics were trained on.
 
         Raises:
-            ValueError: the loss holds only some scales, or its weights are for no task.
-            OSError: the folder cannot be written.
+            ValueError: the loss holds only some scales, its weights are for no task, or the preview is no PNG picture.
+            OSError: the folder cannot be written, or the preview not read.
         """
         from task_losses import sharing  # only now, as few share
 
-        sharing.save(self._shared_files(None, license, metrics), directory)
+        sharing.save(self._shared_files(None, license, metrics, preview), directory)
 
     def push_to_hub(
         self,
@@ -288,6 +294,7 @@ class TaskLoss(nn.Module):
         *,
         license: str | None = None,
         metrics: Mapping[str, float] | None = None,
+        preview: str | os.PathLike[str] | None = None,
         commit_message: str | None = None,
         private: bool = False,
         token: str | bool | None = None,
@@ -300,7 +307,7 @@ class TaskLoss(nn.Module):
 
         Args:
             repo_id: ``"owner/repo"``; made if need be.
-            license, metrics: as for :meth:`save_pretrained`.
+            license, metrics, preview: as for :meth:`save_pretrained`.
             commit_message: default ``"Upload the {task} loss"``.
             private: whether a repository that is made is private.
             token: with write access; default: the saved one.
@@ -316,12 +323,16 @@ class TaskLoss(nn.Module):
         """
         from task_losses import sharing
 
-        files = self._shared_files(repo_id, license, metrics)
+        files = self._shared_files(repo_id, license, metrics, preview)
         message = commit_message or f"Upload the {self.weights_info['task']} loss"
         return sharing.push(repo_id, files, message, HubOptions(token=token, endpoint=endpoint), private)
 
     def _shared_files(
-        self, repo_id: str | None, license: str | None, metrics: Mapping[str, float] | None
+        self,
+        repo_id: str | None,
+        license: str | None,
+        metrics: Mapping[str, float] | None,
+        preview: str | os.PathLike[str] | None,
     ) -> dict[str, bytes]:
         from task_losses import sharing
 
@@ -331,7 +342,7 @@ class TaskLoss(nn.Module):
                 "make it with scales=None"
             )
         task_class = loss_class(self._weights.info.get("task")).__name__
-        return sharing.shared_files(self._weights, task_class, repo_id, license, metrics)
+        return sharing.shared_files(self._weights, task_class, repo_id, license, metrics, preview)
 
     def train(self, mode: bool = True) -> TaskLoss:
         """Stays in evaluation mode: a frozen network has no other."""

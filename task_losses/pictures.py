@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from task_losses.files import read_file
+from task_losses.png import is_whole
 from task_losses.texts import printable
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ def _pillow_pixels(data: bytes, name: str) -> np.ndarray:
                 _refuse_many(file.width * file.height, name)
                 _refuse_frames(file, name)
                 _refuse_depth(file, data, name)
+                if file.format == "PNG" and not is_whole(data):
+                    raise PictureError(f"{name} has fewer pixels than it says; it is damaged")
                 file.load()
                 return _pixels(_upright(file), file.format, name)
     except UnidentifiedImageError as error:

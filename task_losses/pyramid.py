@@ -77,33 +77,45 @@ def _symbolic(*lengths: int) -> bool:
 def resize_levels(image: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """:func:`resize` to several sizes at once, each filled up with zeros to the largest height and width.
 
+    Args:
+        image: (N, C, H, W). Laid out with its rows outermost, as :func:`rows_outermost` does, it is not copied first.
+
     Returns:
         (N, sizes * C, H, W), contiguous: the channels of the first size, then those of the second, ...
     """
-    rows, columns = (
-        _stacked(image.shape[-2], [h for h, _ in sizes], image),
-        _stacked(image.shape[-1], [w for _, w in sizes], image),
-    )
-    count, channels, height, _ = image.shape
-    x = image @ columns.flatten(0, 1).mT  # (N, C, H, sizes * w)
-    x = x.view(count, channels, height, len(sizes), -1).permute(3, 2, 0, 1, 4)
-    x = rows @ x.reshape(len(sizes), height, -1)  # (sizes, h, N * C * w)
+    rows, columns = _stacked_pair((image.shape[-2], image.shape[-1]), sizes, image)
+    count, channels = image.shape[:2]
+    x = rows.flatten(0, 1) @ image.permute(2, 0, 1, 3).reshape(image.shape[2], -1)  # (sizes * h, N * C * W)
+    x = x.view(len(sizes), -1, image.shape[3]) @ columns.mT  # (sizes, h * N * C, w)
     x = x.view(len(sizes), rows.shape[1], count, channels, -1).permute(2, 0, 3, 1, 4)
     return x.reshape(count, len(sizes) * channels, *x.shape[-2:])
 
 
-def resize_levels_adjoint(gradient: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
-    """Transpose of :func:`resize_levels`: (N, sizes * C, H, W) -> (N, C, *size). What fills up must be zero."""
-    rows, columns = (
-        _stacked(size[0], [h for h, _ in sizes], gradient),
-        _stacked(size[1], [w for _, w in sizes], gradient),
-    )
+def resize_levels_adjoint(
+    gradient: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[int, int], onto: Tensor | None = None
+) -> Tensor:
+    """Transpose of :func:`resize_levels`: (N, sizes * C, H, W) -> (N, C, *size). What fills up must be zero.
+
+    Args:
+        onto: another result for images of this size, to which this one is added.
+
+    Returns:
+        The gradient, laid out with its rows outermost.
+    """
+    rows, columns = _stacked_pair(size, sizes, gradient)
     count, _, height, width = gradient.shape
     x = gradient.view(count, len(sizes), -1, height, width)
     channels = x.shape[2]
-    x = rows.mT @ x.permute(1, 3, 0, 2, 4).reshape(len(sizes), height, -1)
-    x = x.view(len(sizes), size[0], count, channels, width).permute(2, 3, 1, 0, 4)
-    return x.reshape(count, channels, size[0], -1) @ columns.flatten(0, 1)  # the product adds the sizes up
+    x = x.permute(1, 3, 0, 2, 4).reshape(len(sizes), -1, width) @ columns  # (sizes, h * N * C, W)
+    x, adjoint = x.view(len(sizes) * height, -1), rows.flatten(0, 1).mT
+    # The product adds the sizes up.
+    x = adjoint @ x if onto is None else torch.addmm(onto.permute(2, 0, 1, 3).reshape(size[0], -1), adjoint, x)
+    return x.view(size[0], count, channels, size[1]).permute(1, 2, 0, 3)
+
+
+def rows_outermost(images: Sequence[Tensor]) -> Tensor:
+    """Several (N, C, H, W) as one, in the layout that :func:`resize_levels` reads."""
+    return torch.cat([image.permute(2, 0, 1, 3) for image in images], dim=1).permute(1, 2, 0, 3)
 
 
 def resize_area(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -206,6 +218,11 @@ def _weights(length: int, new_length: int, like: Tensor, transposed: bool = Fals
             (length, new_length, dtype, device), lambda: _resampling_matrix(length, new_length, dtype, device)
         )
     return matrix.mT if transposed else matrix
+
+
+def _stacked_pair(size: tuple[int, int], sizes: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`_stacked` of heights and of widths."""
+    return _stacked(size[0], [h for h, _ in sizes], like), _stacked(size[1], [w for _, w in sizes], like)
 
 
 def _stacked(length: int, new_lengths: Sequence[int], like: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from typing import Any
 
 from task_losses.card import model_card
 from task_losses.checks import check_number
-from task_losses.files import replacing
+from task_losses.files import read_file, replacing
 from task_losses.hub_options import HubOptions
 from task_losses.texts import shown
 from task_losses.weights import MANIFEST, SCHEMA, Weights, describe, serialize_weights
 
+LARGEST_PREVIEW = 2**21  # bytes
 _TASK = re.compile(r"[A-Za-z0-9_][\w-]*", re.ASCII)
 
 
@@ -26,17 +27,19 @@ def shared_files(
     repo_id: str | None,
     license: str | None,
     metrics: Mapping[str, float] | None,
+    preview: str | os.PathLike[str] | None = None,
 ) -> dict[str, bytes]:
     """Name -> content of all that is to be saved, the manifest last.
 
     Args:
         class_name: of the loss that the model card shows in use.
         repo_id: where they go; None for a folder.
-        license, metrics: see :meth:`task_losses.TaskLoss.save_pretrained`.
+        license, metrics, preview: see :meth:`task_losses.TaskLoss.save_pretrained`.
 
     Raises:
-        TypeError, ValueError: the weights are for no task that can name a file, the licence is no text, or a metric no
-            finite number.
+        TypeError, ValueError: the weights are for no task that can name a file, the licence is no text, a metric no
+            finite number, or the preview no PNG picture.
+        OSError: the preview cannot be read.
     """
     if license is not None and not isinstance(license, str):
         raise TypeError(f"license must be a string such as 'mit', got {shown(license)} ({type(license).__name__})")
@@ -58,7 +61,22 @@ def shared_files(
         "license": license or entry.get("license"),
         "weights": {task: entry},
     }
-    return {filename: data, "README.md": model_card(content, class_name).encode(), MANIFEST: manifest_bytes(content)}
+    pictures = {} if preview is None else {f"{task}.png": read_preview(Path(preview))}
+    card = model_card(content, class_name, dict.fromkeys([task] if pictures else [], f"{task}.png"))
+    return {filename: data, **pictures, "README.md": card.encode(), MANIFEST: manifest_bytes(content)}
+
+
+def read_preview(path: Path) -> bytes:
+    """The bytes of a picture for a model card.
+
+    Raises:
+        ValueError: it is no PNG picture.
+        OSError: it cannot be read, or is larger than 2 MB.
+    """
+    data = read_file(path.expanduser(), LARGEST_PREVIEW)
+    if not (data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR" and data[-8:-4] == b"IEND"):
+        raise ValueError(f"the preview {shown(str(path))} is no PNG picture: take scale7.png of the run, or another")
+    return data
 
 
 def save(files: Mapping[str, bytes], directory: str | os.PathLike[str]) -> None:

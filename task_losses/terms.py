@@ -71,22 +71,22 @@ class Difference(NamedTuple):
     ) -> tuple[Tensor, Tensor]:
         difference = x - y
         share = weight / difference[0].numel()
-        if weights is not None:
-            distance = _mean(self._size(difference), weights) * weight
-        elif self.exponent == 2:
+        factor = self.exponent * share
+        if self.exponent == 2 and weights is None:
             distance = torch.linalg.vector_norm(difference, dim=(1, 2, 3)).square() * share
-        elif self.exponent == 1:
+        elif self.exponent == 1 and weights is None:
             distance = torch.linalg.vector_norm(difference, ord=1, dim=(1, 2, 3)) * share
-        else:
-            distance = self._size(difference).mean(dim=(1, 2, 3)) * weight
+        elif self.exponent in (1, 2):
+            distance = _mean(self._size(difference), weights) * weight
+        else:  # as _size, with one logarithm for both
+            logarithm = (difference / SMOOTHING).square_().log1p_()
+            distance = _mean((logarithm * (self.exponent / 2)).expm1_(), weights) * (weight * SMOOTHING**self.exponent)
+            difference.mul_(logarithm.mul_(self.exponent / 2 - 1).exp_())
+            factor *= SMOOTHING ** (self.exponent - 2)
         if self.exponent == 1:
             difference.sign_()
-        elif self.exponent != 2:
-            smoothed = difference.square() + SMOOTHING**2
-            difference.mul_(smoothed.pow_(self.exponent / 2 - 1))
         if weights is not None:
             difference.mul_(weights)
-        factor = self.exponent * share
         return distance, difference.mul_(factor) if into is None else into.add_(difference, alpha=factor)
 
     def map(self, x: Tensor, y: Tensor) -> Tensor:
@@ -238,7 +238,12 @@ def strength(x: Tensor) -> tuple[Tensor, Tensor]:
 def add_by_strength(gradient: Tensor, by_strength: Tensor, x: Tensor, of_x: Tensor, mean: Tensor) -> None:
     """Adds what a gradient by the strength of windows is by ``x``: of each window, (x - mean) / strength times it."""
     slope = by_strength / of_x
-    to_pixels, to_means = in_four_windows(slope), in_four_windows(slope.mul_(mean))
+    add_by_slopes(gradient, slope, slope * mean, x)
+
+
+def add_by_slopes(gradient: Tensor, slope: Tensor, of_mean: Tensor, x: Tensor, factor: float = 1.0) -> None:
+    """Adds, of each window, ``factor`` times slope * x - of_mean, as a mean over its pixels."""
+    to_pixels, to_means = in_four_windows(slope), in_four_windows(of_mean)
     height, width = to_pixels.shape[2:]
 
     def in_blocks(map_: Tensor) -> Tensor:
@@ -246,8 +251,8 @@ def add_by_strength(gradient: Tensor, by_strength: Tensor, x: Tensor, of_x: Tens
         return covered.view(*map_.shape[:2], height, BLOCK, width, BLOCK)
 
     total = in_blocks(gradient)
-    total.addcmul_(in_blocks(x), to_pixels[:, :, :, None, :, None], value=OF_BLOCK)
-    total.sub_(to_means[:, :, :, None, :, None], alpha=OF_BLOCK)
+    total.addcmul_(in_blocks(x), to_pixels[:, :, :, None, :, None], value=factor * OF_BLOCK)
+    total.sub_(to_means[:, :, :, None, :, None], alpha=factor * OF_BLOCK)
 
 
 def in_four_windows(of_windows: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ like a line of ours, or become markup.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
 import reprlib
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +47,13 @@ def printable(text: str, most: int = LONGEST) -> str:
 def markdown(text: str) -> str:
     """A text for a table or sentence of Markdown, where it is shown as it stands: no markup, links or HTML."""
     return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable(text))
+
+
+def take_any_name() -> None:
+    """For commands: what the console's code page lacks of a name or a text is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def read_json(data: bytes | str) -> Any:

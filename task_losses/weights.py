@@ -36,6 +36,8 @@ SCHEMA = 1
 MANIFEST = "weights_manifest.json"
 # Bytes that are read at most. The released files have 0.5 MB, the authors' 4 MB.
 LARGEST_FILE, LARGEST_HEADER, LARGEST_MANIFEST = 2**28, 2**20, 2**20
+# What a file may recommend as its weight beside L1; those measured so far lie between 0.2 and 20.
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-6, 1e6
 # That any feature of an image in [0, 1] may reach. Squared and summed over an image it still fits into float32, many
 # times over; the released weights cannot exceed 3.4e5.
 LARGEST_FEATURE = 1e12
@@ -233,6 +235,25 @@ def _fault_of_entry(entry: Any) -> str | None:
         architecture_from_dict(entry.get("architecture"))
     except ValueError as error:
         return f"architecture cannot be used: {error}"
+    return _fault_of_recommendation(entry)
+
+
+def _fault_of_recommendation(info: dict[str, Any]) -> str | None:
+    """What is wrong with ``weight_beside_l1`` of a file's metadata or a manifest's entry; older ones have none."""
+    if "weight_beside_l1" not in info:
+        return None
+    said = info["weight_beside_l1"]
+    if not isinstance(said, dict) or set(said) != {"weight", "measured_on"}:
+        return f"weight_beside_l1 must hold weight and measured_on, found {shown(said)}"
+    try:
+        weight = _number(said, "weight")
+    except ValueError as error:
+        return f"weight_beside_l1: {error}"
+    if not SMALLEST_WEIGHT <= weight <= LARGEST_WEIGHT:
+        return f"weight_beside_l1 must be from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, found {weight:g}"
+    measured_on = said["measured_on"]
+    if not isinstance(measured_on, str) or len(measured_on) > 300 or not measured_on.isprintable():
+        return f"measured_on must be a text of at most 300 printable characters, found {shown(measured_on)}"
     return None
 
 
@@ -322,6 +343,9 @@ def parse_weights(data: bytes, source: str) -> Weights:
     wrong = _fault_of_task(info.get("task"))
     if wrong:
         raise refuse(f"its metadata must name a task: {wrong}")
+    wrong = _fault_of_recommendation(info)
+    if wrong:
+        raise refuse(wrong)
     try:
         architecture = architecture_from_dict(info.get("architecture"))
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -63,6 +64,40 @@ def without_disk_from(moment: int, action: Callable[[], int], where: Path, code:
 
         try:
             sys.addaudithook(step)
+            result = action()
+        finally:
+            os._exit(result)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_past(size: int, action: Callable[[], object]) -> bool:
+    """Does something in a child that is killed in the middle of a write: as soon as a file has so many bytes.
+
+    Returns:
+        Whether it was; if not, no file is larger and the action is complete.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, and writing raises
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+            action()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1] != 0
+
+
+def without_room_past(size: int, action: Callable[[], int]) -> int:
+    """Does something in a child for which a write fails as soon as a file has so many bytes, as on a full disk.
+
+    Returns:
+        What the action returns; 99 where it raises.
+    """
+    child = os.fork()
+    if not child:
+        result = 99
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
             result = action()
         finally:
             os._exit(result)

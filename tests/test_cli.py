@@ -347,6 +347,9 @@ class TestWrongUse:
     def test_weights_missing(self, pair: tuple[str, str], capsys: Captured) -> None:
         self.check(["score", *pair, "--weights", "no.safetensors"], capsys, "no.safetensors", code=1)
 
+    def test_a_name_that_is_neither_here_nor_a_repository(self, pair: tuple[str, str], capsys: Captured) -> None:
+        self.check(["score", *pair, "--weights", "rain"], capsys, "no such file or folder here")
+
     def test_weights_damaged(self, weights: Path, capsys: Captured) -> None:
         weights.write_bytes(weights.read_bytes()[:-10])
         self.check(["info", "--weights", str(weights)], capsys, "not a weight file", code=1)
@@ -436,6 +439,8 @@ class TestInfo:
         assert "python training/train.py --task jpeg" in out
         assert "CC0" in out
         assert "training cost, seconds" in out
+        assert re.search(r"weight beside l1, weight +3\.3\n", out)
+        assert re.search("weight beside l1, measured on +the training image", out)
         assert "penalty weight" not in out  # --json has all settings
 
     def test_all_released_weights(self, capsys: Captured) -> None:

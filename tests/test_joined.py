@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, constants, joined, pyramid
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, constants, joined, joined_terms, pyramid
 from task_losses.constants import BySize, ByWeights
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.distance import distance_and_gradient, split
@@ -200,7 +200,7 @@ class TestCapture:
     ) -> None:
         stores = BySize(), BySize()
         monkeypatch.setattr(pyramid, "_CONSTANTS", stores[0])
-        monkeypatch.setattr(joined, "_CONSTANTS", stores[1])
+        monkeypatch.setattr(joined_terms, "_CONSTANTS", stores[1])
         loss = kind()
         pred, target = random_pair(2, 3, 96, 300, dtype=torch.float32)
         computed(loss, pred, target, join)

@@ -70,7 +70,10 @@ def refused(image: Image.Image, suffix: str = ".png", **options: object) -> Make
 
 def deep_grey(suffix: str) -> Make:
     def make(path: Path) -> Shown:
-        Image.fromarray(GREY).save(path, Image.registered_extensions()[suffix])
+        if suffix == ".pgm":  # which Pillow writes in 16 bits only since version 10.3
+            path.write_bytes(b"P5 32 24 65535\n" + GREY.astype(">u2").tobytes())
+        else:
+            Image.fromarray(GREY).save(path, Image.registered_extensions()[suffix])
         return np.repeat(GREY[..., None].astype(np.float32) / 65535, 3, axis=-1)
 
     return make
@@ -126,6 +129,22 @@ def png(width: int, height: int, bits: int, kind: int, row: bytes, *chunks: byte
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
     rows = chunk(b"IDAT", zlib.compress((b"\0" + row) * min(height, 100)))
     return PNG + header + b"".join(chunks) + rows + chunk(b"IEND", b"")
+
+
+def interlaced(more: int = 0) -> bytes:
+    """A black PNG of 5 x 3 pixels in seven passes, with bytes more or fewer than it needs."""
+    passes = ((1, 1), (1, 1), (0, 0), (1, 1), (3, 1), (2, 2), (5, 1))  # pixels in a row, rows
+    needed = sum(rows * (1 + 3 * columns) for columns, rows in passes if columns)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 3, 8, 2, 0, 0, 1))
+    return PNG + header + chunk(b"IDAT", zlib.compress(bytes(needed + more))) + chunk(b"IEND", b"")
+
+
+def black(data: bytes, height: int, width: int) -> Make:
+    def make(path: Path) -> Shown:
+        path.write_bytes(data)
+        return np.zeros((height, width, 3), np.float32)
+
+    return make
 
 
 def content(data: bytes) -> Make:
@@ -208,6 +227,7 @@ CASES: dict[str, list[Make]] = {
         *(colour(".bmp", width) for width in (16, 538, 720)),  # rows of 1616 and 2160 bytes
         *(colour(".tif", width, compression="tiff_deflate") for width in (160, 216)),
         *([colour(".avif")] if features.check("avif") else []),
+        black(interlaced(), 3, 5),
     ],
     "8-bit grey, black-and-white, palette": [saved(COLOUR.convert(mode)) for mode in ("L", "1", "P")],
     "16-bit grey: PNG, TIFF, PGM": [deep_grey(suffix) for suffix in (".png", ".tif", ".pgm")],
@@ -233,7 +253,9 @@ CASES: dict[str, list[Make]] = {
         refused(SEE_THROUGH),
         refused(SEE_THROUGH.convert("LA")),
         refused(COLOUR.convert("P"), transparency=bytes([0] * 256)),
-        refused(Image.fromarray(GREY), transparency=int(GREY[3, 4])),
+        content(
+            png(32, 24, 16, 0, GREY[3].astype(">u2").tobytes(), chunk(b"tRNS", GREY[3, 4].astype(">u2").tobytes()))
+        ),
         refused(SEE_THROUGH, ".webp", lossless=True),
     ],
     "16-bit colour; 10 and 12 bits in AVIF and JPEG 2000": [
@@ -276,6 +298,8 @@ CASES: dict[str, list[Make]] = {
         content(stored(COLOUR)[:-800]),
         content(stored(COLOUR)[:60] + b"\xff" * 900),
         content(b"P6 nothing 12\n"),
+        content(png(4, 2**23, 8, 2, bytes(12))),  # of which 100 rows are there
+        content(interlaced(-1)),
         content(b"\x93NUMPY\x01\x00"),
     ],
 }

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from task_losses import JPEGLoss, pyramid
 from task_losses.constants import BySize
-from task_losses.pyramid import level_size, resize, resize_adjoint, resize_levels, resize_levels_adjoint
+from task_losses.pyramid import level_size, resize, resize_adjoint, resize_levels, resize_levels_adjoint, rows_outermost
 
 LARGE = (((300, 517), (225, 388)), ((300, 517), (13, 40)), ((1000, 257), (133, 34)), ((128, 100), (300, 600)))
 SIZES = [(40, 30), (54, 41), (96, 72)]
@@ -124,6 +124,21 @@ class TestLevels:
         expected = (levels * gradient).sum()
         found = (image * resize_levels_adjoint(gradient, SIZES, (96, 72))).sum()
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+    def test_the_adjoint_is_added_to_another_result(self) -> None:
+        gradient, other = random(2, 9, 96, 72), random(2, 3, 96, 72)
+        alone = resize_levels_adjoint(gradient, SIZES, (96, 72))
+        for before in (other, resize_levels_adjoint(-gradient, SIZES, (96, 72))):
+            found = resize_levels_adjoint(gradient, SIZES, (96, 72), onto=before)
+            torch.testing.assert_close(found, alone + before, rtol=0, atol=1e-13)
+
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    def test_rows_outermost_are_the_same_images_and_are_read_without_a_copy(self, layout: torch.memory_format) -> None:
+        images = [random(2, 3, 96, 72).contiguous(memory_format=layout) for _ in range(2)]
+        pair = rows_outermost(images)
+        assert torch.equal(pair, torch.cat(images))
+        assert pair.permute(2, 0, 1, 3).is_contiguous()
+        assert torch.equal(resize_levels(pair, SIZES), resize_levels(torch.cat(images), SIZES))
 
 
 class TestKept:

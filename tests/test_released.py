@@ -17,7 +17,9 @@ from training.bench.ablation.recognition import PHOTOGRAPHS, photographs, random
 from training.bench.study.ours import recipe_of
 from training.builtin.codecs import jpeg
 from training.config import INDIFFERENT, Config
+from training.export import recommendation
 from training.images import open_image
+from training.scaling import examples_of
 
 WEIGHTS = Path(__file__).parents[1] / "task_losses" / "weights"
 
@@ -64,6 +66,18 @@ def test_the_file_is_the_manifests(task):
         assert loss.weights_info[key] == entry[key]
     # Weights of a tree with uncommitted changes could not be made again.
     assert len(entry["code_commit"]) == 40
+
+
+@pytest.mark.parametrize("task", LOSSES)
+def test_the_manifest_recommends_the_weight_that_an_export_would_measure(task):
+    """Files of v4 do not say it."""
+    loss = LOSSES[task]()
+    config = recipe_of(loss)
+    *_, finest = examples_of(config)
+    layers = [loss._weights.layers(scale) for scale in range(config.scales)]
+    found, said = recommendation(layers, loss.architecture, config, finest), manifest()["weights"][task]
+    assert found["weight"] == pytest.approx(said["weight_beside_l1"]["weight"], rel=0.05)
+    assert found["measured_on"] == said["weight_beside_l1"]["measured_on"]
 
 
 @pytest.mark.parametrize("task", LOSSES)

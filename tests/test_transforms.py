@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from weight_files import EVERY_TERM as FORM
 from weight_files import random_file
 
-from task_losses import JPEGLoss, TaskLoss
+from task_losses import JPEGLoss, TaskLoss, operator
 
 DOCS = Path(__file__).parents[1] / "docs" / "transforms.md"
 
@@ -522,6 +522,17 @@ def operator_arguments(s: Setting) -> tuple[Any, ...]:
     values = astuple(FORM)
     form = [list(value) if isinstance(value, tuple) else value for value in values]
     return (*colour, None, weights, *form, [0, 1, 2], "pyramid", True, True)
+
+
+def test_the_operator_holds_the_discriminators_of_few_losses_and_of_the_latest(file: Path) -> None:
+    settings = [Setting.make(file, 1, 1, 12, 11) for _ in range(2 * operator._MOST_LOSSES)]
+    for s in settings:
+        value = torch.ops.task_losses.distance(*operator_arguments(s))[0]
+        torch.testing.assert_close(value[0], s.of(s.pred))
+    assert len(operator._made) == operator._MOST_LOSSES
+    held = {id(weight()) for made_of, _ in operator._made.values() for weight in made_of}
+    latest = {id(x) for s in settings[-operator._MOST_LOSSES :] for x in s.loss.buffers()}
+    assert held == latest
 
 
 # Captured

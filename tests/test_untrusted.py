@@ -91,6 +91,29 @@ def test_a_number_out_of_bounds_or_of_another_type_is_refused_before_anything_is
     assert message in refusal(lambda: parse_manifest(json.dumps(content).encode(), "x"))
 
 
+RECOMMENDED: dict[str, tuple[Any, str]] = {
+    "a number alone": (1.5, "must hold weight and measured_on"),
+    "nothing": (None, "must hold weight and measured_on"),
+    "more than that": ({"weight": 1.0, "measured_on": "x", "command": "rm"}, "must hold weight and measured_on"),
+    "a weight in quotes": ({"weight": "1", "measured_on": "x"}, "weight must be a number"),
+    "a weight of 0": ({"weight": 0, "measured_on": "x"}, "must be from 1e-06 to 1e+06"),
+    "a weight below 0": ({"weight": -1.0, "measured_on": "x"}, "must be from 1e-06 to 1e+06"),
+    "a weight without end": ({"weight": 1e300, "measured_on": "x"}, "must be from 1e-06 to 1e+06"),
+    "a line of the terminal": ({"weight": 1.0, "measured_on": "x\nsha256  0\x1b[2J"}, "printable characters"),
+    "a long text": ({"weight": 1.0, "measured_on": "x" * 10**5}, "at most 300"),
+    "a list for a text": ({"weight": 1.0, "measured_on": [["x"]]}, "measured_on must be a text"),
+}
+
+
+@pytest.mark.parametrize("name", RECOMMENDED)
+def test_a_recommended_weight_out_of_bounds_is_refused(name: str) -> None:
+    said, message = RECOMMENDED[name]
+    data = weight_file(lambda header, info: info.update(weight_beside_l1=said))
+    assert message in refusal(lambda: parse_weights(data, "x"))
+    content = {**json.loads(manifest()), "weights": {"jpeg": entry(weight_beside_l1=said)}}
+    assert message in refusal(lambda: parse_manifest(json.dumps(content).encode(), "x"))
+
+
 def plain_form() -> dict[str, Any]:
     return {"channels": [3, 4], "ratio": 0.75, "depth": 5, "taps": [1, 4, 5], "slope": 0.2}
 
@@ -147,6 +170,36 @@ def test_a_tensor_that_is_there_twice_is_refused() -> None:
     twice = f'{text[:-1]}, "{name}": {json.dumps(header[name])}}}'
     message = refusal(lambda: parse_weights(with_header(twice, data[8 + length :]), "x"))
     assert f"the key '{name}' occurs twice" in message
+
+
+# Sound safetensors that hold something else than the architecture says.
+OTHER_TENSORS: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
+    "one is missing": ({"scale0.conv1.bias": None}, "tensors missing: ['scale0.conv1.bias']; unexpected: none"),
+    "one too many": ({"mean": torch.zeros(3)}, "tensors missing: none; unexpected: ['mean']"),
+    "half precision": (
+        {"scale1.conv5.bias": torch.zeros(1, dtype=torch.float16)},
+        "scale1.conv5.bias must be 'F32' (float32) of shape [1], found 'F16' [1]",
+    ),
+    "another shape": (
+        {"scale1.conv5.bias": torch.zeros(2)},
+        "scale1.conv5.bias must be 'F32' (float32) of shape [1], found 'F32' [2]",
+    ),
+    "not finite": ({"scale1.conv5.bias": torch.tensor([torch.inf])}, "scale1.conv5.bias has values that are not"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TENSORS)
+def test_tensors_that_are_not_the_architectures_are_named(name: str) -> None:
+    change, message = OTHER_TENSORS[name]
+    sound = {key: torch.full(shape, 0.1) for key, shape in tensor_shapes(SMALL).items()}
+    tensors = {key: tensor for key, tensor in {**sound, **change}.items() if tensor is not None}
+    data = serialize_weights(tensors, SMALL, {"task": "jpeg"})
+    assert message in refusal(lambda: parse_weights(data, "x"))
+
+
+@pytest.mark.parametrize("kept", [0, 7, 8, 100])
+def test_a_file_that_is_cut_short_says_so(kept: int) -> None:
+    assert "the file is cut short" in refusal(lambda: parse_weights(weight_file()[:kept], "x"))
 
 
 @pytest.mark.parametrize("value", [1e38, 1e5])

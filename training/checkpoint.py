@@ -41,6 +41,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     data = read_file(path, LARGEST)
     try:
+        # An archive may stand behind anything, and torch would read that instead.
+        if not data.startswith(b"PK\x03\x04"):
+            raise ValueError("it does not begin as an archive")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is packed, and may hold any amount")

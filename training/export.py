@@ -14,7 +14,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,8 +27,10 @@ from torch import Tensor
 
 import task_losses
 from task_losses import TaskLoss, WeightsError
+from task_losses.architecture import Architecture
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.files import write_file
+from task_losses.texts import take_any_name
 from task_losses.weights import MANIFEST, describe, named_layers, parse_weights, serialize_weights
 from training.batchnorm import fold_batchnorm
 from training.builtin import BUILTIN
@@ -39,7 +41,7 @@ from training.networks import Block, Discriminator
 from training.provenance import RETIRED, ROOT
 from training.recipes import RECIPES
 from training.run_folder import RunFolder
-from training.scaling import Examples, feature_scale, random_scale, scaled, texture_weight
+from training.scaling import Examples, Layers, feature_scale, random_scale, scaled, texture_weight, weight_beside_l1
 
 # Largest difference between a trained network's features and the file's, relative to the features' largest value.
 TOLERANCE = 1e-4
@@ -86,6 +88,9 @@ def open_run(folder: RunFolder, form: Mapping[str, Any] | None = None) -> Traine
         ValueError: the run is not finished, or a setting has no such value.
         OSError: there is no run.
     """
+    if not folder.checkpoint_path.exists():
+        ended = "ended before its first checkpoint: train it again" if folder.begun else "is not there: train it first"
+        raise FileNotFoundError(f"the run in {folder.path} {ended}, `python -m training.train --out {folder.path} ...`")
     checkpoint = folder.load_checkpoint()
     config = replace(Config.from_dict(json.loads(checkpoint["config"])), **(form or {}))
     states = checkpoint["finished"]
@@ -147,11 +152,26 @@ def weight_file(trained: Trained, licence: str | None = None) -> bytes:
         "command": _command(config),
         "feature_scale": factor,
         "random_scale": random_scale(config, trained.examples),
+        "weight_beside_l1": recommendation(discriminators, architecture, config, trained.examples[-1]),
         **({} if (said := licence or _own_licence(config)) is None else {"license": said}),
         "code_commit": trained.origin["commit"],
         "versions": {"task_losses": task_losses.__version__, "torch": trained.origin["torch"]},
     }
     return serialize_weights(named_layers(discriminators), architecture, info)
+
+
+def recommendation(
+    discriminators: Sequence[Layers], form: Architecture, config: Config, example: Examples
+) -> dict[str, Any]:
+    """The weight to begin with beside L1, and what it was measured on."""
+    height, width = example.level.shape[-2:]
+    treatment = ["enlarged from a coarser level"] if config.upscale else []
+    treatment += ["distorted"] if config.distortions != ("sr",) else []
+    treatment += [f"restored by a linear filter of {config.wiener}x{config.wiener} pixels"] if config.wiener else []
+    return {
+        "weight": weight_beside_l1(discriminators, form, example),
+        "measured_on": f"the training image of {width}x{height} pixels, {', '.join(treatment)}",
+    }
 
 
 def _own_licence(config: Config) -> str | None:
@@ -309,6 +329,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--release", metavar="VERSION", help="also put it into the package, as TASK-VERSION")
     parser.add_argument("--licence", metavar="TEXT", help="of the weights, as the Hub names it: mit, cc-by-4.0, ...")
     add_flags(parser, FORM)
+    take_any_name()
     arguments = parser.parse_args(argv)
     try:
         export(RunFolder(arguments.run), arguments.release, given_settings(arguments, FORM), arguments.licence)

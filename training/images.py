@@ -18,12 +18,16 @@ from training.config import Config
 if TYPE_CHECKING:
     from PIL import Image
 
-# Photographs that the scikit-image wheel holds, with the licence that scikit-image states.
+# Photographs that the scikit-image wheel holds, with the licence that scikit-image states. The last four are grey.
 SKIMAGE_LICENCES = {
     "chelsea": "CC0 1.0, photograph by Stefan van der Walt",
     "coffee": "CC0 1.0, photograph by Rachel Michetti",
     "rocket": "CC0 1.0, photograph by SpaceX",
     "astronaut": "public domain, photograph by NASA",
+    "brick": "CC0 1.0, photograph by CC0Textures",
+    "grass": "CC0 1.0, photograph by CC0Textures",
+    "gravel": "CC0 1.0, photograph by CC0Textures",
+    "camera": "CC0 1.0, photograph by Lav Varshney",
 }
 
 _LABELLED = 160  # pixels that a labelled picture is wide at least, so that its label fits

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from task_losses.files import naming
+
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
 
@@ -40,9 +42,9 @@ def alone(path: Path, wait: bool = False) -> Iterator[None]:
                 ) from error
             if error.errno not in _UNKNOWN:
                 raise
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        with naming(path):  # without a buffer, which on a full disk would fail once more when the file is closed
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
         try:
             yield
         finally:

@@ -27,6 +27,7 @@ if not __package__:  # run by its path
 import torch
 
 from task_losses.files import write_file
+from task_losses.texts import take_any_name
 from training.config import add_flags, given_settings
 from training.distortions import make_distortion
 from training.export import export
@@ -187,6 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--highest", action="store_true", help="the best has the highest metric [the lowest]")
     add("--recipe", choices=FORMS, default=FORMS[0], help="as for training/train.py [%(default)s]")
     add_flags(parser)
+    take_any_name()
     arguments = parser.parse_args(argv)
     try:
         check_room(arguments)

@@ -31,10 +31,11 @@ from task_losses.card import model_card
 from task_losses.files import write_file
 from task_losses.hub_options import HubOptions
 from task_losses.losses import loss_class
-from task_losses.sharing import manifest_bytes
+from task_losses.sharing import manifest_bytes, read_preview
 from task_losses.weights import MANIFEST, WeightsError, WeightsIntegrity, parse_entry, parse_manifest
 from training.provenance import RETIRED, ROOT
 
+PREVIEWS = ROOT / "docs" / "images"  # what the critics of each task were to tell apart, for the card
 SIGNATURE = "model.sig"
 SIGNING_TOOL = "model_signing"
 
@@ -48,7 +49,7 @@ class Release:
     """What is to be published.
 
     Attributes:
-        files: path in the repository -> content: weights, manifest, model card, licence.
+        files: path in the repository -> content: weights, manifest, model card and its pictures, licence.
     """
 
     repo_id: str
@@ -83,7 +84,10 @@ def collect(manifest_path: Path, weights_folder: Path) -> Release:
         files[entry["filename"]] = _read(path)
         parse_entry(files[entry["filename"]], task, entry, source=str(path))
     files["LICENSE"] = _read(manifest_path.parent / "LICENSE")
-    files["README.md"] = model_card(unpinned, loss_class(min(manifest["weights"])).__name__).encode()
+    pictures = {task: PREVIEWS / f"preview-{task}.png" for task in manifest["weights"]}
+    shown = {task: f"{task}.png" for task, path in pictures.items() if path.is_file()}
+    files |= {name: read_preview(pictures[task]) for task, name in shown.items()}
+    files["README.md"] = model_card(unpinned, loss_class(min(manifest["weights"])).__name__, shown).encode()
     files[MANIFEST] = manifest_bytes(unpinned)
     return Release(manifest["repo_id"], manifest["version"], files)
 

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from task_losses.files import remove_partials, replacing, write_file
+from task_losses.files import naming, remove_partials, replacing, write_file
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.config import Config
+from training.events import EventFile
 from training.images import labelled
 from training.lock import alone
 
@@ -56,7 +57,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._waiting: list[tuple[int, int, dict[str, Tensor]]] = []
-        self._held = ExitStack()  # the lock and the logs, while the folder is open
+        self._held = ExitStack()  # the lock, while the folder is open
         self._open = False
 
     @property
@@ -178,19 +179,15 @@ class RunFolder:
             rows = csv.DictWriter(file, _columns(config))
             rows.writeheader()
             rows.writerows(kept)
-        self._csv = self._held.enter_context(self._csv_path.open("a", newline="", encoding="utf-8"))
-        self._rows = csv.DictWriter(self._csv, _columns(config))
+        self._names = _columns(config)
         self._lacking = lacking()
         if self._lacking:
             left_out = ", ".join(OPTIONAL[package] for package in self._lacking)
             print(f"{self.path} goes without {left_out}: {', '.join(self._lacking)} not installed", file=sys.stderr)
-        self._events: Any = None
+        self._events: EventFile | None = None
         if "tensorboard" not in self._lacking:
             with _extra(self.path / "the event file"):
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._events = SummaryWriter(str(self.path), purge_step=len(kept) or None)
-                self._held.callback(self._events.close)
+                self._events = EventFile(self.path, len(kept))
 
     def log(self, step: int, scale: int, losses: dict[str, Tensor]) -> None:
         """Notes a step's losses, scalars. They stay on the device until the next flush, so a GPU need not wait."""
@@ -207,13 +204,20 @@ class RunFolder:
         if not self._waiting:
             return
         values = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self._waiting]).tolist()
-        for (step, scale, losses), row in zip(self._waiting, values, strict=True):
-            named = dict(zip(losses, row, strict=True))
-            self._rows.writerow({"step": step, "scale": scale, **named})
-            for name, value in named.items() if self._events else ():
-                self._events.add_scalar(f"scale{scale}/{name}", value, step)
+        noted = [
+            (step, scale, dict(zip(losses, row, strict=True)))
+            for (step, scale, losses), row in zip(self._waiting, values, strict=True)
+        ]
         self._waiting.clear()
-        self._csv.flush()
+        # Opened each time: a file that stays open on a full disk fails again when it is closed.
+        with naming(self._csv_path), self._csv_path.open("a", newline="", encoding="utf-8") as file:
+            rows = csv.DictWriter(file, self._names)
+            rows.writerows({"step": step, "scale": scale, **named} for step, scale, named in noted)
+        events, self._events = self._events, None
+        if events is not None:
+            with _extra(events.path):
+                events.add((step, {f"scale{scale}/{k}": x for k, x in named.items()}) for step, scale, named in noted)
+                self._events = events  # none where it failed: nothing can follow on half a record
         if not all(math.isfinite(value) for row in values for value in row):
             raise FloatingPointError(f"the losses stopped being finite, see {self._csv_path}; try a lower --lr")
 
@@ -263,8 +267,8 @@ class RunFolder:
 
 @contextmanager
 def _extra(path: Path) -> Iterator[Path]:
-    """Where a picture goes, or what else nobody needs: one that cannot be made is no reason to lose a training."""
+    """Where a picture goes, or what else nobody needs: one that cannot be written is no reason to lose a training."""
     try:
         yield path
     except Exception as error:
-        print(f"warning: {path} was not made: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"warning: {path} was not written: {type(error).__name__}: {error}", file=sys.stderr)

@@ -14,10 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from task_losses.architecture import DISTANCES, differences
+from task_losses.architecture import DISTANCES, Architecture, differences
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.distance import distance_and_gradient
 from task_losses.levels import Selection
+from task_losses.operator import distance
+from task_losses.weighting import weight_for
 from task_losses.weights import random_weights
 from training.config import Config
 from training.distortions import make_adversary
@@ -132,6 +134,27 @@ def texture_weight(discriminators: Sequence[Layers], config: Config, examples: S
         of_rest += gradients[0].norm().item()
         of_texture += (gradients[1] - gradients[0]).norm().item()
     return config.texture_pull * of_rest / of_texture if of_texture else 0.0
+
+
+def weight_beside_l1(discriminators: Sequence[Layers], form: Architecture, example: Examples) -> float:
+    """The weight at which a loss, at its default dial, pulls as hard as L1 on what its critics were to tell apart.
+
+    It is the weight for networks that restore about as well as the adversary's filter. Squares pull less where errors
+    are smaller, so that better networks ask for more, and those that have hardly been trained for less.
+
+    Args:
+        discriminators: layers of each scale, scaled.
+        form: with all its factors.
+        example: of the finest scale.
+
+    Raises:
+        ValueError: the adversary left nothing to compare.
+    """
+    seen = Selection(form, tuple(range(form.scales)), "pyramid")
+    frozen = seen.discriminators(discriminators)
+    level = example.level.expand_as(example.distorted)
+    weight = weight_for(lambda pred, target: distance(pred, target, None, seen, frozen), example.distorted, level)
+    return float(f"{weight:.2g}")  # more digits would be of the machine
 
 
 @torch.no_grad()

@@ -26,12 +26,13 @@ if not __package__:  # run by its path
 
 import torch
 
+from task_losses.texts import take_any_name
 from training.config import INDIFFERENT, Config, add_flags, given_settings, task_of
 from training.distortions import make_distortion
 from training.draws import drawn
 from training.images import resize_clipped, start_of
 from training.material import Material, changes
-from training.progress import Progress
+from training.progress import Progress, seconds_of
 from training.recipes import FORMS, settings
 from training.run_folder import RunFolder
 from training.run_state import RunState
@@ -107,7 +108,15 @@ def train(run: Run, kernels: str, make_scale: MakeScale = Scale, show_progress: 
     levels = material.levels
     distort = make_distortion(config)
     at = RunState.of(config, material, kernels, run.checkpoint)
-    progress = Progress([level[0, 0].numel() for level in levels], config.steps, at.scale, at.step, show_progress)
+    pixels = [level[0, 0].numel() for level in levels]
+    progress = Progress(
+        pixels,
+        config.steps,
+        at.scale,
+        at.step,
+        show_progress,
+        apart=seconds_of(distort, levels) if show_progress else None,
+    )
     run.folder.ending(progress.close)
 
     for scale in range(at.scale, config.scales):
@@ -290,6 +299,7 @@ def main(argv: list[str] | None = None) -> int:
         "each; other flags are for all",
     )
     add_flags(parser)
+    take_any_name()
     arguments = parser.parse_args(argv)
     runs: list[Run] = []
     try:

@@ -10,6 +10,7 @@ from torch import Tensor
 from training.distortions import Distortion
 from training.material import GREY
 
+EXACT = 1e-6  # of rounding floats
 CALLS = 3  # each with a strength of its own
 SCALED = 10.0  # values this large are of another range, 0 to 255 as a rule
 MARGIN = 0.5  # what noise may add beyond 0 and 1
@@ -46,8 +47,10 @@ def remarks(name: str, distort: Distortion, image: Tensor, needed: bool) -> list
         raise ValueError(
             f"{name} returned values up to {largest:.4g}; images are in [0, 1]: divide by 255 if yours end there"
         )
-    change = max((result - image).abs().mean().item() for result in results)
-    if change == 0 and needed:
+    # A picture that passed through 8 bits is as it was, too.
+    as_it_was = (image, (image * 255).round() / 255)
+    change = max(min((result - same).abs().mean().item() for same in as_it_was) for result in results)
+    if change < EXACT and needed:
         raise ValueError(f"{name} returned the image as it was {CALLS} times: there is nothing to tell apart")
     return list(_strange(image, results, change, repeated, states))
 
@@ -58,7 +61,7 @@ def _strange(
     outside = max(((x < -MARGIN) | (x > 1 + MARGIN)).float().mean().item() for x in results)
     if outside > 0.01:
         yield f"{outside:.0%} of its values lie far outside of [0, 1]; images have that range, is yours another?"
-    if 0 < change < 0.1 * GREY:
+    if EXACT <= change < 0.1 * GREY:
         yield f"it changes the image by {change / GREY:.2g} of 255 grey levels only; is it strong enough?"
     if not repeated:
         yield (

@@ -1,4 +1,4 @@
-"""A loss's distances and gradient in ten launches on a CUDA device, by Triton kernels; off unless it is asked for.
+"""A loss's distances and gradient in 10 to 17 kernels on a CUDA device, by Triton kernels; off unless it is asked for.
 
 ``TASK_LOSSES_KERNELS=fused`` in the environment turns it on. Triton comes with torch's CUDA builds and is imported when
 it is first needed. Before the kernels are used, they must agree with the plain path on this very device; where they
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from task_losses.fused import configs
+from task_losses.fused.compared import compared
 from task_losses.fused.configs import Level, Way, width_of
 
 SWITCH = "TASK_LOSSES_KERNELS"
@@ -83,10 +84,13 @@ def _obstacle_of(levels: Sequence[Level]) -> str | None:
         return f"all scales must have the same width, one of {wanted_widths} channels, got {sorted(widths)}"
     if configs.tiles(width).inner < configs.least_inner():
         return f"with this Triton the kernels take 16 channels, got {width}: from Triton 3.8 on they take others"
-    if any(configs.exponents(level.discriminator) is None for level in levels):
-        return "the kernels compare differences of features, no texture: with texture=0 they can be used"
     if len(levels) > configs.MOST_LEVELS:
         return f"the kernels take {configs.MOST_LEVELS} levels at most, got {len(levels)}"
+    if compared(levels) is None:
+        return (
+            "the kernels take one difference and one texture of each layer, alike in exponent and at all scales, of "
+            "the last layer's single output no texture, and of the image itself differences and periods"
+        )
     return None
 
 

@@ -12,9 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from task_losses.architecture import Weighted
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.terms import Difference
 
 MOST_LEVELS = 16
 MOST_CHANNELS = 32  # of those the ahead-of-time table tells that no register spills
@@ -79,36 +77,6 @@ def precision() -> str:
     convolutions = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9: the older flag may then not be asked
     allowed = torch.backends.cudnn.allow_tf32 if convolutions is None else convolutions.fp32_precision == "tf32"
     return "tf32" if allowed else "ieee"
-
-
-def exponents(discriminator: FrozenDiscriminator) -> tuple[float, float] | None:
-    """Of the features' and of the image's differences; None where features are compared by more than these."""
-    of_features = 2.0
-    for tap, ((weight, term), *others) in discriminator.terms.items():
-        if tap == 0:
-            continue
-        if others or weight != 1 or not isinstance(term, Difference):
-            return None
-        of_features = term.exponent
-    inside = [
-        term.exponent for weight, term in _image_terms(discriminator, inside=True) if isinstance(term, Difference)
-    ]
-    return of_features, inside[0] if inside else 2.0
-
-
-def compares_image(discriminator: FrozenDiscriminator) -> bool:
-    """Whether the kernels compare the image itself."""
-    return bool(_image_terms(discriminator, inside=True))
-
-
-def left_out(discriminator: FrozenDiscriminator) -> list[Weighted]:
-    """Terms of the image itself that no kernel computes."""
-    return _image_terms(discriminator, inside=False)
-
-
-def _image_terms(discriminator: FrozenDiscriminator, inside: bool) -> list[Weighted]:
-    of_image = discriminator.terms.get(0, ())
-    return [one for one in of_image if (one.weight == 1 and isinstance(one.term, Difference)) == inside]
 
 
 def width_of(level: Level) -> int:

@@ -12,52 +12,22 @@ last; gradients are those by the layer's sum, before it.
     image_kernel     gradient 1                                  gradient of the level images
 
 Each adds a tap's share of the distances, one number for each program; the map of the last tap is not written, but at
-once the gradient that it begins.
+once the gradient that it begins, unless its texture is compared: see :mod:`task_losses.fused.texture`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from task_losses.architecture import SLOPE
-from task_losses.fused.configs import Tiles
 from task_losses.fused.differences import derivative_of, size_of
-from task_losses.fused.launch import kernel_dtype, launch_kernel, padded
+from task_losses.fused.launch import launch_kernel
 from task_losses.fused.optional import jit, tl
 from task_losses.fused.places import IMAGE, find_pixels, of_level
-from task_losses.fused.plan import Plan
-
-_REGISTERS = 255  # of a thread, all that there are
-
-
-@dataclass(frozen=True)
-class Form:
-    """What all launches of a pass have in common.
-
-    Attributes:
-        channels: of the hidden layers.
-        exponent: of the taps' differences: 2 or 1.
-        image_exponent: of the images', 1 to 2.
-        precision: of products of float32: ``ieee``, ``tf32`` or ``tf32x3``.
-    """
-
-    plan: Plan
-    tiles: Tiles
-    channels: int
-    exponent: float
-    image_exponent: float
-    precision: str
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Where a tap's shares of the distances go: from column ``first`` of (N, S) sums."""
-
-    sums: Tensor
-    first: int
+from task_losses.fused.plan import number
+from task_losses.fused.shared import Form, Shares, constants, place_of
+from task_losses.fused.texture import by_texture
 
 
 def first(images: Tensor, weight: Tensor, form: Form, tap: Shares | None, last: bool) -> Tensor:
@@ -86,8 +56,8 @@ def _forward(
     launch_kernel(
         kernel, (plan.tiles, count),
         values, weight, out, out if tap is None else tap.sums, plan.levels,
-        plan.pixels, weight.stride(0), 2 * layer, *_place(tap),
-        LAST=last, **_constants(form, tap is not None), **_products(form),
+        plan.pixels, weight.stride(0), 2 * layer, *place_of(tap),
+        LAST=last, **constants(form, tap is not None), **_products(form),
     )  # fmt: skip
     return out
 
@@ -104,28 +74,33 @@ def score(maps: Tensor, weight: Tensor, layer: int, form: Form, tap: Shares) -> 
     launch_kernel(
         score_kernel, (plan.tiles, count),
         maps, weight, out, tap.sums, plan.levels,
-        plan.pixels, weight.stride(0), 2 * layer, *_place(tap),
-        **_constants(form, True),
+        plan.pixels, weight.stride(0), 2 * layer, *place_of(tap),
+        **constants(form, True),
     )  # fmt: skip
     return out
 
 
-def back(gradient: Tensor, weight: Tensor, maps: Tensor, layer: int, form: Form, compared: bool) -> Tensor:
+def back(
+    gradient: Tensor, weight: Tensor, maps: Tensor, slopes: Tensor | None, layer: int, form: Form, compared: bool
+) -> Tensor:
     """The gradient by the layer's input before its LeakyReLU, (N, pixels, C).
 
     Args:
         gradient: by the layer's output, (N, pixels, C); by scores (N, pixels).
         weight: of the layer, as for the way forward.
         maps: the layer's inputs, (2 N, pixels, C).
+        slopes: of their texture, if that is compared.
         layer: from 2.
-        compared: whether the input is a tap.
+        compared: whether the input's differences are compared.
     """
     plan, count, scores = form.plan, len(gradient), gradient.dim() == 2
     out = gradient.new_empty(count, plan.pixels, form.channels)
     launch_kernel(
         back_kernel, (plan.tiles, count),
-        gradient, weight, maps, out, plan.levels, plan.pixels, weight.stride(0), 2 * layer,
-        SCORES=scores, **_constants(form, compared), **_products(form) | ({"PRECISION": "ieee"} if scores else {}),
+        gradient, weight, maps, out if slopes is None else slopes, out, plan.levels,
+        plan.pixels, weight.stride(0), plan.windows, 2 * layer,
+        SCORES=scores, TEXTURE=slopes is not None,
+        **constants(form, compared), **_products(form) | ({"PRECISION": "ieee"} if scores else {}),
     )  # fmt: skip
     return out
 
@@ -141,31 +116,12 @@ def image(gradient: Tensor, weight: Tensor, images: Tensor, form: Form, tap: Sha
     out = gradient.new_empty(count, 3, plan.pixels)
     launch_kernel(
         image_kernel, (plan.tiles, count),
-        gradient, weight, images, out, out if tap is None else tap.sums, plan.levels,
-        plan.pixels, weight.stride(0), *_place(tap),
-        **_constants(form, tap is not None) | {"EXPONENT": form.image_exponent},
+        gradient, weight, images, number(form.compared.image_weight, gradient),
+        out, out if tap is None else tap.sums, plan.levels,
+        plan.pixels, weight.stride(0), *place_of(tap),
+        **constants(form, tap is not None) | {"EXPONENT": form.compared.image_exponent},
     )  # fmt: skip
     return out
-
-
-def _place(tap: Shares | None) -> tuple[int, int]:
-    return (0, 0) if tap is None else (tap.sums.shape[1], tap.first)
-
-
-def _constants(form: Form, compared: bool) -> dict[str, Any]:
-    """The compile-time arguments of all kernels, and the compiler's options."""
-    return {
-        "CHANNELS": form.channels,
-        "BLOCK": padded(form.channels),
-        "BLOCK_HEIGHT": form.tiles.height,
-        "BLOCK_WIDTH": form.tiles.width,
-        "TAP": compared,
-        "EXPONENT": form.exponent,
-        "SLOPE": SLOPE,
-        "NUMBERS": kernel_dtype(form.plan.rows.dtype),
-        "warps": form.tiles.warps,
-        "registers": _REGISTERS,
-    }
 
 
 def _products(form: Form) -> dict[str, Any]:
@@ -310,10 +266,10 @@ def score_kernel(
     tl.store(out_ptr + image * pixels + first_pixel + y * width + x, gradient, mask=inside)
 
 
-@jit(do_not_specialize=["pixels", "weight_stride", "shrink"])
+@jit(do_not_specialize=["pixels", "weight_stride", "windows", "shrink"])
 def back_kernel(
-    gradient_ptr, weight_ptr, maps_ptr, out_ptr, levels_ptr, pixels, weight_stride, shrink,
-    SCORES: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+    gradient_ptr, weight_ptr, maps_ptr, slopes_ptr, out_ptr, levels_ptr, pixels, weight_stride, windows, shrink,
+    SCORES: tl.constexpr, TEXTURE: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr, TAP: tl.constexpr, EXPONENT: tl.constexpr,
     SLOPE: tl.constexpr, NUMBERS: tl.constexpr, INNER: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -353,12 +309,14 @@ def back_kernel(
         other = tl.num_programs(1).to(tl.int64) * pixels * CHANNELS
         difference = pred - tl.load(maps_ptr + other + place, mask=mask, other=0.0)
         out += derivative_of(difference, EXPONENT) / (out_height * out_width * CHANNELS).to(NUMBERS)
+    if TEXTURE:
+        out += by_texture(pred, slopes_ptr, levels_ptr, level, windows, y, x, ci, shrink - 2, CHANNELS)
     tl.store(out_ptr + place, tl.where(pred > 0, out, out * SLOPE), mask=mask)
 
 
 @jit(do_not_specialize=["pixels", "weight_stride", "slots", "first_slot"])
 def image_kernel(
-    gradient_ptr, weight_ptr, images_ptr, out_ptr, sums_ptr, levels_ptr,
+    gradient_ptr, weight_ptr, images_ptr, factor_ptr, out_ptr, sums_ptr, levels_ptr,
     pixels, weight_stride, slots, first_slot,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_HEIGHT: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
     TAP: tl.constexpr, EXPONENT: tl.constexpr, SLOPE: tl.constexpr, NUMBERS: tl.constexpr,
@@ -390,7 +348,7 @@ def image_kernel(
     if TAP:
         compared = of_level(levels_ptr, level, IMAGE)
         other = tl.num_programs(1).to(tl.int64) * 3 * pixels
-        elements = (height * width * 3).to(NUMBERS)
+        factor = tl.load(factor_ptr) / (height * width * 3).to(NUMBERS)
         share = tl.zeros((BLOCK_HEIGHT * BLOCK_WIDTH,), NUMBERS)
     for channel in tl.static_range(3):
         if channel == 0:
@@ -405,7 +363,7 @@ def image_kernel(
             difference = tl.load(images_ptr + at, mask=used, other=0.0)
             difference -= tl.load(images_ptr + other + at, mask=used, other=0.0)
             share += size_of(difference, EXPONENT)
-            out += derivative_of(difference, EXPONENT) / elements
+            out += derivative_of(difference, EXPONENT) * factor
         tl.store(out_ptr + at, out, mask=inside)
     if TAP:
-        tl.store(sums_ptr + image * slots + first_slot + tl.program_id(0), tl.sum(share, 0) / elements)
+        tl.store(sums_ptr + image * slots + first_slot + tl.program_id(0), tl.sum(share, 0) * factor)

@@ -18,12 +18,14 @@ from task_losses.constants import BySize
 from task_losses.fused.configs import MOST_LEVELS, Tiles
 from task_losses.fused.launch import cdiv
 from task_losses.pyramid import _cubic
+from task_losses.terms import BLOCK
 
 Size = tuple[int, int]  # height and width
 
 SIDE = 16  # of a tile of the resampling, square
 # Rows of the table of levels, each of MOST_LEVELS numbers. The first ones of a kind are those of tiles and pixels.
 HEIGHT, WIDTH, PIXEL, TILE, ACROSS, RESIZED, RESIZED_ACROSS, ROW, COLUMN, IMAGE = range(10)
+WINDOW, WINDOW_TILE, WINDOW_ACROSS = range(10, 13)
 _BEYOND = 2**31 - 1  # the first tile of a level that is not there
 
 
@@ -32,13 +34,13 @@ class Plan:
     """The tables of some levels, on their device.
 
     Attributes:
-        levels: (10, MOST_LEVELS) int32, see above: height, width, first pixel in an image's maps, first tile and tiles
-            across for layers, the same for resampling, first row of ``rows`` and of ``columns``, and whether the level
-            compares the image itself.
+        levels: (13, MOST_LEVELS) int32, see above: height, width, first pixel in an image's maps, first tile and tiles
+            across for layers, the same for resampling, first row of ``rows`` and of ``columns``, whether the level
+            compares the image itself; the first window in an image's maps, first tile and tiles across of windows.
         rows, columns: (4, their number): for each pixel of each level along an axis the pixel of the image where its
             centre is, how far beyond (0 to 1), one over the filter's stretch, and one over the sum of its weights.
-        pixels: of all levels of one image.
-        tiles, resized_tiles: of all levels.
+        pixels, windows: of all levels of one image. A level has a place for a window at each block.
+        tiles, resized_tiles, window_tiles: of all levels.
         size: of the image.
     """
 
@@ -47,8 +49,10 @@ class Plan:
     columns: Tensor
     count: int
     pixels: int
+    windows: int
     tiles: int
     resized_tiles: int
+    window_tiles: int
     size: Size
 
     @property
@@ -56,7 +60,7 @@ class Plan:
         return self.levels.nbytes + self.rows.nbytes + self.columns.nbytes
 
 
-_plans = BySize()  # 8 KB for 96 x 96, 0.2 MB for 2048 x 2048
+_plans = BySize()  # tables of 8 KB for 96 x 96, 0.2 MB for 2048 x 2048, and factors
 
 
 def plan(
@@ -92,17 +96,36 @@ def _make(
     resized_across = [cdiv(width, SIDE) for width in widths]
     resized = [cdiv(height, SIDE) * n for height, n in zip(heights, resized_across, strict=True)]
     pixels = [height * width for height, width in sizes]
-    table = torch.full((10, MOST_LEVELS), _BEYOND, dtype=torch.int32, device="cpu")
+    windows = [(height // BLOCK) * (width // BLOCK) for height, width in sizes]
+    high, wide = window_tile(tiles)
+    windows_across = [cdiv(width // BLOCK, wide) for width in widths]
+    window_tiles = [cdiv(height // BLOCK, high) * n for height, n in zip(heights, windows_across, strict=True)]
+    table = torch.full((13, MOST_LEVELS), _BEYOND, dtype=torch.int32, device="cpu")
     numbers = (
         heights, widths, _starts(pixels), _starts(counts), across, _starts(resized), resized_across,
         _starts(heights), _starts(widths), with_image,
+        _starts(windows), _starts(window_tiles), windows_across,
     )  # fmt: skip
     table[:, : len(sizes)] = torch.tensor([[int(value) for value in row] for row in numbers], device="cpu")
     rows, columns = (
         torch.cat([_filters(length, new) for new in lengths], dim=1).to(device, dtype)
         for length, lengths in zip(size, (heights, widths), strict=True)
     )
-    return Plan(table.to(device), rows, columns, len(sizes), sum(pixels), sum(counts), sum(resized), size)
+    return Plan(
+        table.to(device), rows, columns, len(sizes), sum(pixels), sum(windows), sum(counts), sum(resized),
+        sum(window_tiles), size,
+    )  # fmt: skip
+
+
+def window_tile(tiles: Tiles) -> Size:
+    """Windows of a program, down and across: a quarter of a layer's pixels, as each is a sum over many."""
+    return max(1, tiles.height // 2), max(1, tiles.width // 2)
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """A factor where kernels read it: one that changes, as a dial does, compiles nothing anew."""
+    key = (value, like.dtype, like.device)
+    return _plans.get(key, lambda: torch.tensor([value], dtype=torch.float64).to(like.device, like.dtype))
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:

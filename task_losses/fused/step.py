@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from task_losses.discriminator import FrozenDiscriminator
-from task_losses.fused import configs, layers, resampling
+from task_losses.fused import configs, layers, resampling, texture
+from task_losses.fused import periods as periodic
+from task_losses.fused.compared import Compared, compared
 from task_losses.fused.configs import Level, Tiles, width_of
-from task_losses.fused.layers import Form, Shares
 from task_losses.fused.plan import Size, plan
+from task_losses.fused.shared import Form, Shares
 from task_losses.fused.weights import Packed, packed
+from task_losses.terms import BLOCK
+
+
+class Images(NamedTuple):
+    """A pair, both (N, 3, H, W)."""
+
+    pred: Tensor
+    target: Tensor
 
 
 def distance_and_gradient(
@@ -44,23 +54,20 @@ def distance_and_gradient(
     size = (pred.shape[2], pred.shape[3])
     sizes = [level.size for level in levels]
     weights = packed([level.discriminator for level in levels])
-    exponents = configs.exponents(levels[-1].discriminator)
-    assert exponents is not None, "the caller asks task_losses.fused.obstacle first"
-    result = None
+    known = compared(levels)
+    assert known is not None, "the caller asks task_losses.fused.obstacle first"
+    images, result = Images(pred, target), None
     with here:
-        for some in groups(sizes, len(pred) * pixel_bytes(levels[-1], pred.element_size()), together):
-            with_image = [configs.compares_image(level.discriminator) for level in levels[some]]
+        for some in groups(sizes, len(pred) * pixel_bytes(levels[-1], known, pred.element_size()), together):
+            with_finest = some.stop == len(levels)
+            with_image = [False] * (some.stop - some.start)
+            with_image[-1] = with_finest and known.image_weight > 0
             tables = plan(sizes[some], with_image, size, tiles, pred.dtype, pred.device)
-            one = levels[some][-1].discriminator
-            form = Form(tables, tiles, width_of(levels[-1]), *exponents, precision)
-            result = _some_levels(pred, target, one, weights, some, form, any(with_image), result)
+            here_compared = known if with_finest else known.of_features()
+            form = Form(tables, tiles, width_of(levels[-1]), here_compared, precision)
+            result = _some_levels(images, weights, some, form, levels[-1].discriminator.depth, result)
     assert result is not None
-    total, gradient = result
-    for level in levels:
-        for weight, term in configs.left_out(level.discriminator):
-            distance, gradient = term.distance_and_derivative(pred, target, weight, gradient)
-            total = total + distance
-    return total, gradient
+    return result
 
 
 def groups(sizes: Sequence[Size], pixel_bytes: int, together: int) -> list[slice]:
@@ -77,43 +84,71 @@ def groups(sizes: Sequence[Size], pixel_bytes: int, together: int) -> list[slice
     return found
 
 
-def pixel_bytes(level: Level, size: int) -> int:
+def pixel_bytes(level: Level, known: Compared, size: int) -> int:
     """Of all maps of a prediction and its target together, for a pixel of a level, in numbers of ``size`` bytes."""
-    return (2 * max(level.discriminator.taps) * width_of(level) + 9) * size
+    begun = known.last in known.textures  # its map is kept for the gradient that it begins
+    windows = len(known.textures) * 2 / BLOCK**2
+    return int((2 * known.last + begun + windows) * width_of(level) + 9) * size
+
+
+class _Slots:
+    """Places for shares of the distances, one after the other."""
+
+    def __init__(self, images: int, counts: Sequence[int], like: Tensor) -> None:
+        self.sums = like.new_empty(images, sum(counts))
+        self._next = accumulate(counts, initial=0)
+
+    def take(self) -> Shares:
+        """Those of the next count."""
+        return Shares(self.sums, next(self._next))
 
 
 def _some_levels(
-    pred: Tensor,
-    target: Tensor,
-    one: FrozenDiscriminator,
+    images: Images,
     weights: Packed,
     rows: slice,
     form: Form,
-    with_image: bool,
+    depth: int,
     before: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Of the levels that ``rows`` of the weights belong to, and what others gave ``before``.
+    """Of the levels that ``rows`` of the weights belong to, and what others gave ``before``."""
+    known, tables, last = form.compared, form.plan, form.compared.last
+    periods = [period for period in known.periods if periodic.slots_of(period, tables.size)]
+    with_image = known.image_weight > 0
+    slots = _Slots(
+        len(images.pred),
+        [tables.tiles] * (len(known.differences) + with_image)
+        + [tables.window_tiles] * len(known.textures)
+        + [periodic.slots_of(period, tables.size) for period in periods],
+        images.pred,
+    )
+    differences = {tap: slots.take() for tap in known.differences}
+    of_image = slots.take() if with_image else None
+    textures = {tap: slots.take() for tap in known.textures}
 
-    Args:
-        one: any of their discriminators, which differ in numbers only.
-        with_image: whether one of them compares the image itself.
-    """
-    tables, last = form.plan, max(one.taps)
-    taps = [tap for tap in one.taps if tap > 0] + [0] * with_image
-    sums = pred.new_empty(len(pred), len(taps) * tables.tiles)
-    shares = {tap: Shares(sums, index * tables.tiles) for index, tap in enumerate(taps)}
-
-    images = resampling.resample(pred, target, tables)
-    maps = {1: layers.first(images, weights.layer(1, rows), form, shares.get(1), last == 1)}
-    for layer in range(2, min(last, one.depth - 1) + 1):
+    levels = resampling.resample(images.pred, images.target, tables)
+    ends = last not in textures  # the launch of the last map can begin its gradient
+    maps = {1: layers.first(levels, weights.layer(1, rows), form, differences.get(1), ends and last == 1)}
+    for layer in range(2, min(last, depth - 1) + 1):
         weight = weights.layer(layer, rows)
-        maps[layer] = layers.middle(maps[layer - 1], weight, layer, form, shares.get(layer), layer == last)
-    if last == one.depth:
-        maps[last] = layers.score(maps[last - 1], weights.layer(last, rows), last, form, shares[last])
-    gradient = maps.pop(last)
-    for layer in range(last, 1, -1):
-        gradient = layers.back(
-            gradient, weights.layer(layer, rows), maps.pop(layer - 1), layer, form, layer - 1 in shares
+        maps[layer] = layers.middle(
+            maps[layer - 1], weight, layer, form, differences.get(layer), ends and layer == last
         )
-    gradient = layers.image(gradient, weights.layer(1, rows), images, form, shares.get(0))
-    return resampling.adjoint(gradient, sums, tables, before)
+    if last == depth:
+        maps[last] = layers.score(maps[last - 1], weights.layer(last, rows), last, form, differences[last])
+    slopes = {tap: texture.strengths(maps[tap], tap, form, shares) for tap, shares in textures.items()}
+    gradient = maps.pop(last)
+    if not ends:
+        gradient = texture.begin(gradient, slopes.pop(last), last, form, last in differences)
+    for layer in range(last, 1, -1):
+        below = layer - 1
+        gradient = layers.back(
+            gradient, weights.layer(layer, rows), maps.pop(below), slopes.pop(below, None), layer, form,
+            below in differences,
+        )  # fmt: skip
+    gradient = layers.image(gradient, weights.layer(1, rows), levels, form, of_image)
+    found = [periodic.patterns(images.pred, images.target, period, slots.take()) for period in periods]
+    total, gradient = resampling.adjoint(gradient, slots.sums, tables, before)
+    for period, pattern in zip(periods, found, strict=True):
+        periodic.add(gradient, pattern, period)
+    return total, gradient

@@ -17,12 +17,13 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from hubserver import Fault, LocalHub, serve, sha256
+from hubserver import Fault, LocalHub, serve
 from subprocesses import finish, start
 
 import task_losses
 from task_losses import JPEGLoss, WeightsError, WeightsIntegrity, WeightsUnavailable, weights
 from task_losses.weights import MANIFEST
+from training.local_hub import sha256
 
 Mode = Callable[[str], None]
 ENTRY = weights.manifest()["weights"]["jpeg"]

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from hubserver import Fault, LocalHub, sha256
+from hubserver import Fault, LocalHub
 from kills import killed_at
+from PIL import Image
 
-from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable
+from task_losses import JPEGLoss, SRLoss, TaskLoss, WeightsIntegrity, WeightsNotFound, WeightsUnavailable, weights
 from task_losses.architecture import Architecture
 from task_losses.losses import LOSSES
 from task_losses.weights import MANIFEST, parse_manifest, serialize_weights, tensor_shapes
+from training.local_hub import sha256
 
 IMAGES = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
 
@@ -421,6 +423,52 @@ def test_model_card(loss: TaskLoss, tmp_path: Path) -> None:
     card = (tmp_path / "saved" / "README.md").read_text()
     assert 'license: "mit"' in card
     assert "Licence of the weights: MIT." in card
+
+
+def test_the_card_shows_a_preview_that_is_given_and_no_other(
+    hub: LocalHub, loss: TaskLoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "scale7.png"
+    Image.new("RGB", (8, 6)).save(picture)
+    (tmp_path / "jpeg.png").write_bytes(b"a picture that nobody named")
+    loss.save_pretrained(tmp_path)
+    assert "![" not in (tmp_path / "README.md").read_text()
+    loss.save_pretrained(tmp_path / "saved", preview=picture)
+    assert "(jpeg.png)" in (tmp_path / "saved" / "README.md").read_text()
+    assert (tmp_path / "saved" / "jpeg.png").read_bytes() == picture.read_bytes()
+    assert JPEGLoss(tmp_path / "saved").weights_sha256 == loss.weights_sha256
+    commit = loss.push_to_hub("me/jpeg", preview=str(picture), token="hf_valid", endpoint=hub.endpoint)
+    pushed = hub.repos["me/jpeg"].commits[commit]
+    assert pushed["jpeg.png"] == picture.read_bytes()
+    assert "(jpeg.png)" in pushed["README.md"].decode()
+
+
+@pytest.mark.parametrize("content", [b"", b"<svg onload='x()'/>", b"\x89PNG\r\n\x1a\n<script>", b"\xff\xd8\xff\xe0"])
+def test_a_preview_that_is_no_png_is_refused_and_nothing_saved(content: bytes, loss: TaskLoss, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.png' is no PNG picture"):
+        loss.save_pretrained(tmp_path / "saved", preview=tmp_path / "x.png")
+    with pytest.raises(OSError, match="at most"):
+        loss.save_pretrained(tmp_path / "saved", preview=_large(tmp_path / "large.png"))
+    with pytest.raises(FileNotFoundError):
+        loss.save_pretrained(tmp_path / "saved", preview=tmp_path / "missing.png")
+    assert not (tmp_path / "saved").exists()
+
+
+def _large(path: Path) -> Path:
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    return path
+
+
+def test_the_card_says_the_weight_to_begin_with_and_what_it_was_measured_on(tmp_path: Path) -> None:
+    drawn = weights.random_weights("own", Architecture(channels=(4,)))
+    said = {"weight": 1.5, "measured_on": "a <photograph>"}
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(serialize_weights(drawn.tensors, drawn.architecture, {"task": "own", "weight_beside_l1": said}))
+    TaskLoss(path).save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "| weight beside L1 | 1.5 to begin with, measured on a &#60;photograph&#62;; better by `task_losses." in card
 
 
 def test_usage_snippet_of_the_card_runs(

@@ -11,11 +11,14 @@ from hubserver import Fault, LocalHub
 from subprocesses import ROOT
 
 from task_losses import JPEGLoss, WeightsIntegrity, sources
+from task_losses.losses import LOSSES
 from task_losses.weights import MANIFEST, parse_manifest
 from training import publish
+from training.local_hub import Repo
 
 WEIGHTS = ROOT / "task_losses" / "weights"
 FILES = {"LICENSE", "README.md", MANIFEST, *(path.name for path in WEIGHTS.glob("*.safetensors"))}
+FILES |= {f"{task}.png" for task in LOSSES}
 
 
 @pytest.fixture
@@ -60,6 +63,8 @@ def test_publishing(hub: LocalHub, manifest: Path, run: Any, cache: Path, monkey
     assert repo.tags == {f"v{version}": commit}
     assert len(repo.commits) == 2  # the empty first one, and ours
     assert set(repo.commits[commit]) == FILES
+    card = repo.commits[commit]["README.md"].decode()
+    assert all(f"({task}.png)" in card for task in LOSSES)
     sent = parse_manifest(repo.commits[commit][MANIFEST], "sent")
     assert sent == {**json.loads(manifest.read_bytes()), "revision": None}
     # The order of keys, which people read, survives.
@@ -159,8 +164,6 @@ def test_an_interrupted_run_pins_nothing_and_is_repeated(hub: LocalHub, manifest
 
 
 def test_a_private_repository_is_no_publication(hub: LocalHub, manifest: Path, run: Any) -> None:
-    from hubserver import Repo
-
     hub.repos["tester/released"] = Repo(private=True)
     with pytest.raises(SystemExit, match="private and no valid token"):
         run("--execute")

@@ -17,10 +17,14 @@ INTERPRETED = Tiles(16, 32, 8, 1, 1)
 plain = partial(distance_and_gradient, join=False)
 
 
-def levels_of(channels, taps, distance, image_exponent, size, depth=5, scales=2, dtype=torch.float64):
-    """Levels with random weights, coarsest first, whose features keep one magnitude."""
+def levels_of(channels, taps, distance, image_exponent, size, depth=5, scales=2, dtype=torch.float64, **terms):
+    """Levels with random weights, coarsest first, whose features keep one magnitude.
+
+    Args:
+        terms: further ones of the architecture.
+    """
     draws = torch.Generator().manual_seed(0)
-    form = Architecture((channels,) * scales, 0.75, depth, taps, distance, image_exponent)
+    form = Architecture((channels,) * scales, 0.75, depth, taps, distance, image_exponent, **terms)
     levels = []
     for scale in range(scales):
         layers = [

@@ -18,6 +18,7 @@ from task_losses.fused.step import distance_and_gradient
 pytestmark = [pytest.mark.usefixtures("without_overflow_checks"), pytest.mark.interpreter]
 SLOW = pytest.mark.slow
 fused = partial(distance_and_gradient, tiles=INTERPRETED, precision="ieee")
+TERMS = {"texture_taps": (1,), "texture_weight": 2.0, "periods": (2,), "periodic_weight": 0.3}
 
 
 def check(levels, pred, target, bound=1e-12, **options):
@@ -36,10 +37,10 @@ def check(levels, pred, target, bound=1e-12, **options):
 @pytest.mark.parametrize(
     ("kind", "shape"),
     [
-        (SRLoss, (1, 3, 29, 23)),
-        (JPEGLoss, (3, 3, 17, 15)),
+        (SRLoss, (1, 3, 24, 25)),
+        (JPEGLoss, (2, 3, 17, 16)),
         (DenoiseLoss, (2, 3, 11, 20)),
-        pytest.param(JPEGLoss, (2, 3, 61, 47), marks=SLOW),
+        pytest.param(JPEGLoss, (2, 3, 71, 65), marks=SLOW),
         pytest.param(SRLoss, (1, 3, 40, 97), marks=SLOW),
         pytest.param(DenoiseLoss, (1, 3, 96, 96), marks=SLOW),
     ],
@@ -47,31 +48,52 @@ def check(levels, pred, target, bound=1e-12, **options):
 )
 def test_released_losses(kind, shape):
     pred, target = pair(shape)
-    launched = check(kind(texture=0.0).double()._levels_for(pred, target), pred, target)
-    assert len(launched) == 10
+    loss = kind(fidelity=1.0 if kind is SRLoss else 0.7).double()  # SRLoss has no such term
+    launched = check(loss._levels_for(pred, target), pred, target)
+    assert len(launched) == 13 + 2 * sum(min(shape[2:]) >= 8 * period for period in loss.architecture.periods)
 
 
 FORMS = {
-    # channels, taps, distance, image_exponent, depth, together
-    "as by default": (8, (1, 4, 5), "squared", 2.0, 5, TOGETHER),
-    "every tap, level by level": (24, (0, 1, 2, 3, 4, 5), "absolute", 1.3, 5, 0),
-    "the first layer alone": (8, (0, 1), "squared", 1.0, 3, 0),
-    "the last layer alone, two layers": (16, (2,), "absolute", 2.0, 2, TOGETHER),
-    "wide": (32, (3,), "squared", 2.0, 4, TOGETHER),
+    # channels, taps, distance, image_exponent, depth, together, texture_taps
+    "as by default": (8, (1, 4, 5), "squared", 2.0, 5, TOGETHER, ()),
+    "every tap, level by level": (24, (0, 1, 2, 3, 4, 5), "absolute", 1.3, 5, 0, (1, 2, 3, 4)),
+    "the first layer alone": (8, (0, 1), "squared", 1.0, 3, 0, ()),
+    "the first layer's texture alone": (8, (0, 1), "absolute", 2.0, 3, 0, (1,)),
+    "the last layer alone, two layers": (16, (2,), "absolute", 2.0, 2, TOGETHER, ()),
+    "texture where nothing else is compared": (16, (1,), "squared", 2.0, 4, TOGETHER, (2, 3)),
+    "wide": (32, (3,), "squared", 2.0, 4, TOGETHER, (3,)),
 }
 
 
-QUICK = ("every tap, level by level", "the last layer alone, two layers")
+QUICK = (
+    "every tap, level by level",
+    "the last layer alone, two layers",
+    "texture where nothing else is compared",
+)
 
 
 @pytest.mark.parametrize(
     "form", [pytest.param(FORMS[name], id=name, marks=() if name in QUICK else SLOW) for name in FORMS]
 )
 def test_every_form_of_discriminator(form):
-    channels, taps, distance, image_exponent, depth, together = form
+    channels, taps, distance, image_exponent, depth, together, textures = form
     pred, target = pair((2, 3, 20, 25))
-    levels = levels_of(channels, taps, distance, image_exponent, (20, 25), depth)
+    levels = levels_of(
+        channels, taps, distance, image_exponent, (20, 25), depth,
+        texture_taps=textures, texture_weight=3.0, periods=(2,), periodic_weight=0.3,
+    )  # fmt: skip
     check(levels, pred, target, together=together)
+
+
+@pytest.mark.parametrize("size", [(16, 17), (22, 16), *(pytest.param(of, marks=SLOW) for of in [(31, 49), (40, 67)])])
+@pytest.mark.parametrize("period", [2, pytest.param(3, marks=SLOW), pytest.param(4, marks=SLOW)])
+def test_errors_that_repeat_in_any_number_of_windows(size, period):
+    """Also none, and with pixels left over at the right and below."""
+    pred, target = pair((2, 3, *size))
+    form = {"periods": (period,), "periodic_weight": 0.3}
+    levels = levels_of(8, (1,), "squared", 2.0, size, depth=2, scales=1, **form)
+    launched = check(levels, pred, target)
+    assert ("pattern_kernel" in launched) == (min(size) >= 8 * period)
 
 
 @pytest.mark.parametrize("cut", [tiles(24), pytest.param(tiles(16), marks=SLOW)], ids=str)
@@ -84,7 +106,7 @@ def test_tiles_of_a_gpu(cut):
 def test_any_strides():
     """Grey images come expanded, and networks may leave channels last or parts of larger images."""
     grey, large = pair((2, 1, 18, 19))[0], pair((2, 3, 40, 25))[0]
-    levels = levels_of(8, (0, 2), "squared", 1.5, size=(18, 19), depth=3)
+    levels = levels_of(8, (0, 2), "squared", 1.5, size=(18, 19), depth=3, periods=(2,), periodic_weight=1.0)
     check(levels, grey.expand(-1, 3, -1, -1), large[:, :, 3:39:2, 4:23])
     check(levels, large[:, :, 1:19, :19].contiguous(memory_format=torch.channels_last), grey.expand(-1, 3, -1, -1))
 
@@ -106,17 +128,18 @@ def test_images_that_hardly_differ(exponent):
 
 @pytest.mark.parametrize("distance", ["squared", "absolute"])
 def test_equal_images_have_no_distance_and_no_gradient(distance):
-    levels = levels_of(8, (0, 1, 3), distance, 1.5, size=(15, 13), depth=3)
-    image, _ = pair((1, 3, 15, 13))
-    distances, gradients = fused(image, image.clone(), levels)
-    assert distances.tolist() == [0]
-    assert not gradients.any()
+    levels = levels_of(8, (0, 1, 3), distance, 1.5, size=(17, 16), depth=3, **TERMS)
+    image, _ = pair((1, 3, 17, 16))
+    for seen in (image, torch.full_like(image, 0.3)):  # also where nothing varies
+        distances, gradients = fused(seen, seen.clone(), levels)
+        assert distances.tolist() == [0]
+        assert not gradients.any()
 
 
 def test_float32_rounds_no_worse_than_plain_torch():
-    levels = levels_of(16, (0, 1, 4), "squared", 1.5, size=(17, 21), dtype=torch.float32)
+    levels = levels_of(16, (0, 1, 4), "squared", 1.5, size=(17, 21), dtype=torch.float32, **TERMS)
     pred, target = pair((2, 3, 17, 21), torch.float32)
-    exact = levels_of(16, (0, 1, 4), "squared", 1.5, size=(17, 21))
+    exact = levels_of(16, (0, 1, 4), "squared", 1.5, size=(17, 21), **TERMS)
     for level, rounded in zip(exact, levels, strict=True):
         for name, weight in rounded.discriminator.named_buffers():
             level.discriminator.get_buffer(name).copy_(weight)
@@ -137,8 +160,8 @@ def test_tf32_rounds_the_layers_products_alone():
 
 
 def test_an_image_in_a_batch_has_the_bits_that_it_has_alone():
-    levels = levels_of(8, (0, 1, 3), "absolute", 1.5, size=(15, 18), depth=3, dtype=torch.float32)
-    pred, target = pair((3, 3, 15, 18), torch.float32)
+    levels = levels_of(8, (0, 1, 3), "absolute", 1.5, size=(16, 18), depth=3, dtype=torch.float32, **TERMS)
+    pred, target = pair((3, 3, 16, 18), torch.float32)
     distances, gradients = fused(pred, target, levels)
     for index in range(3):
         alone = fused(pred[index, None], target[index, None], levels)
@@ -147,6 +170,6 @@ def test_an_image_in_a_batch_has_the_bits_that_it_has_alone():
 
 
 def test_the_self_check_passes_here():
-    levels = levels_of(16, (0, 1), "squared", 1.5, size=(20, 20), depth=2, dtype=torch.float32)
+    levels = levels_of(16, (0, 1), "squared", 1.5, size=(20, 20), depth=2, dtype=torch.float32, **TERMS)
     way = partial(distance_and_gradient, tiles=INTERPRETED)
     assert selfcheck.disagreement(torch.device("cpu"), levels, plain, way, "ieee", small=True) is None

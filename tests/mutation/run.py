@@ -32,8 +32,12 @@ TESTS = {
     "task_losses/losses.py": ["tests/test_losses.py", "tests/test_terms.py", "tests/test_images.py"],
     "task_losses/discriminator.py": ["tests/test_losses.py", "tests/test_untrusted.py", "tests/test_images.py"],
     "task_losses/terms.py": ["tests/test_terms.py", "tests/test_losses.py", "tests/test_images.py"],
-    "task_losses/pyramid.py": ["tests/test_pyramid.py", "tests/test_losses.py"],
-    "task_losses/weights.py": ["tests/test_untrusted.py", "tests/test_losses.py"],
+    "task_losses/pyramid.py": ["tests/test_losses.py::TestPyramid", "tests/test_pyramid.py"],
+    "task_losses/weights.py": [
+        "tests/test_untrusted.py",
+        "tests/test_controls.py",
+        "tests/test_losses.py::TestBadInput",
+    ],
     "training/objectives.py": ["tests/training/test_objectives.py"],
     "training/export.py": ["tests/training/test_export.py", "tests/training/test_scaling.py"],
 }

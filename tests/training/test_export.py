@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from task_losses import TaskLoss, WeightsError
+from task_losses import TaskLoss, WeightsError, weight_for
 from task_losses.weights import named_layers
 from training import export, train
 from training.config import Config
@@ -118,6 +118,24 @@ def test_features_that_are_no_numbers_are_caught(finished, scale):
     assert not export.largest_error(trained, loss) <= export.TOLERANCE
 
 
+@pytest.mark.parametrize("scale", [0, 1])
+def test_an_export_whose_comparison_is_no_number_leaves_no_file(finished, monkeypatch, scale):
+    """A layer that answers zero to everything differs by 0 / 0."""
+    honest = export.open_run
+
+    def with_a_dead_layer(*arguments):
+        trained = honest(*arguments)
+        norm = trained.discriminators[scale].blocks[0].norm
+        torch.nn.init.zeros_(norm.weight)
+        torch.nn.init.zeros_(norm.bias)
+        return trained
+
+    monkeypatch.setattr(export, "open_run", with_a_dead_layer)
+    with pytest.raises(WeightsError, match=r"features differ .* by nan"):
+        export.export(finished, form={"taps": (0, 1, 4)})
+    assert not (finished.path / "jpeg.safetensors").exists()
+
+
 def test_a_file_that_cannot_be_read_back_is_removed(finished, monkeypatch):
     monkeypatch.setattr(export, "named_layers", lambda layers: {k: 1e9 * x for k, x in named_layers(layers).items()})
     with pytest.raises(WeightsError, match="not be finite"):
@@ -194,9 +212,9 @@ def test_a_name_never_comes_twice_with_other_bytes(project, pinned):
 
 
 def test_a_name_may_come_again_with_its_own_bytes(project):
-    for version, content in (("v1", "one"), ("v2", "two"), ("v1", "one")):
+    for version, content in (("v1", "one"), ("v1", "one"), ("v2", "two"), ("v1", "one")):
         release(project, "jpeg", version, content)
-    assert contents(project) == {"jpeg-v1.safetensors": "one"}
+        assert contents(project) == {f"jpeg-{version}.safetensors": content}
     with pytest.raises(ValueError, match="another version"):
         release(project, "jpeg", "v2", "other")
 
@@ -232,6 +250,28 @@ def test_weights_have_the_licence_that_is_given_and_no_other(finished, tmp_path,
     assert export.main([str(tmp_path), "--licence", "cc0-1.0"]) == 0
     TaskLoss(tmp_path / "jpeg.safetensors").save_pretrained(tmp_path / "shared")
     assert 'license: "cc0-1.0"' in (tmp_path / "shared" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("left", "says"), [([], "is not there"), (["config.json"], "ended before its first")])
+def test_a_folder_without_a_checkpoint_is_told_how_to_get_one(finished, tmp_path, capsys, left, says):
+    for name in left:
+        (tmp_path / name).write_bytes((finished.path / name).read_bytes())
+    assert export.main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "training.train" in said
+    assert "--resume" not in said
+
+
+def test_the_file_says_the_weight_at_which_it_pulls_as_hard_as_l1_on_what_its_critics_met(finished):
+    trained = export.open_run(finished)
+    path = export.export(finished)
+    said = TaskLoss(path).weights_info["weight_beside_l1"]
+    level, distorted = trained.examples[-1]
+    assert said["weight"] == pytest.approx(weight_for(TaskLoss(path), distorted, level.expand_as(distorted)), rel=0.05)
+    assert said["measured_on"].endswith("pixels, distorted, restored by a linear filter of 5x5 pixels")
+    harder = info_of(finished, ("form", {"texture_pull": 3.0}))["weight_beside_l1"]
+    assert harder["weight"] < said["weight"]  # the term is part of what pulls
 
 
 def test_file_and_card_name_the_distortion_and_the_command(finished, tmp_path):

@@ -17,8 +17,9 @@ from training import export
 from training.bench.ablation.recognition import challenges, share_recognised
 from training.bench.report.bootstrap import Interval, Scores
 from training.config import Config
+from training.images import SKIMAGE_LICENCES, open_image
 from training.judge.__main__ import main
-from training.judge.photographs import crops_to_restore, degraded, open_photographs, training_pairs
+from training.judge.photographs import DEFAULT, crops_to_restore, degraded, open_photographs, training_pairs
 from training.judge.subject import open_subject
 from training.judge.verdict import ALIKE, BETTER, TRADE, WORSE, Comparison, compare, sentence
 from training.run_folder import RunFolder
@@ -103,6 +104,17 @@ class TestPhotographs:
         assert [picture.name for picture in found.training] == ["z_seen.npy", "a.npy"]
         assert [picture.name for picture in found.unseen] == ["b.npy", "c.npy"]
         assert {tile.name.split()[0] for tile in found.tiles} == {"b.npy", "c.npy"}
+
+    def test_without_photographs_of_ones_own_both_halves_have_colours_and_textures(self) -> None:
+        assert set(DEFAULT) == set(SKIMAGE_LICENCES)
+        found = open_photographs(None, open_image("skimage:chelsea")[1].sha256, self.CONFIG)
+        for half in (found.training, found.unseen):
+            grey = [torch.equal(picture.image[:, 0], picture.image[:, 2]) for picture in half]
+            assert sorted(grey) == [False, False, True, True]
+        assert len({tile.name.split()[0] for tile in found.tiles}) == 4
+        assert len(crops_to_restore(found.unseen, self.CONFIG)) == 16
+        one = crops_to_restore(found.unseen[1:2], self.CONFIG)  # as many as it holds where it is alone
+        assert len(one) == 16
 
     def test_too_few_are_refused(self, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "one.npy").write_bytes((folder / "photo.npy").read_bytes())
@@ -218,12 +230,15 @@ class TestVerdict:
             self.against(name, ssim=ssim[letter], psnr=-0.2 if letter == "t" else 0)
             for name, letter in zip(["l1", "mse", "random", "nearest"], outcomes, strict=True)
         ]
-        assert re.search(says, sentence(recognised, self.SURE, met, "JPEGLoss"))
+        assert re.search(says, sentence(recognised, self.SURE, self.against("input", ssim=0.01), met, "JPEGLoss"))
 
     def test_networks_that_restore_nothing_decide_nothing(self) -> None:
         met = [self.against(name, ssim=0.01) for name in ("l1", "mse", "random", "nearest")]
-        said = sentence(self.SURE, Interval(0.1, -0.1, 0.3), met, "JPEGLoss")
+        unsure, as_it_was = Interval(0.1, -0.1, 0.3), self.against("input", ssim=0, psnr=-0.2)
+        said = sentence(self.SURE, unsure, as_it_was, met, "JPEGLoss")
         assert said.startswith("No verdict: it recognises its distortion, but the small networks undo nothing")
+        for l1, own in ((self.SURE, as_it_was), (unsure, self.against("input", ssim=0.01))):
+            assert sentence(self.SURE, l1, own, met, "JPEGLoss").startswith("Worth using")
 
 
 def test_trained_critics_know_their_distortion_and_random_ones_do_not() -> None:

@@ -83,6 +83,7 @@ def test_what_is_returned_stays_as_it_was(here):
         ("f = 3\n", "it is of type int"),
         ("def f(image, generator): return image * 255\n", "returned values up to 2"),
         ("def f(image, generator): return image\n", "returned the image as it was 3 times"),
+        ("def f(image, generator): return (image * 255).round() / 255\n", "returned the image as it was 3 times"),
         ("def f(image, generator): return image.nothing\n", "AttributeError: 'Tensor' object has no attribute"),
         ("def f(image, generator): return image.half()[..., 1:]\n", "must return a floating point tensor of shape"),
         ("def f(image, generator): return (image * 255).byte()\n", "must return a floating point tensor of shape"),

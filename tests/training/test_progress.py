@@ -4,8 +4,9 @@ import io
 import re
 
 import pytest
+import torch
 
-from training.progress import Progress
+from training.progress import Progress, seconds_of
 
 PIXELS = [27 * 18, 63 * 42, 200 * 133]
 STEPS = 200
@@ -20,15 +21,18 @@ def of_step(pixels):
     return 2e-6 * pixels + 0.004
 
 
-def run(file, pixels=PIXELS, begun=0):
-    """A training in which loading and compiling take two seconds, and no time passes otherwise."""
+def run(file, pixels=PIXELS, begun=0, program=0.0):
+    """A training in which loading and compiling take two seconds, and no time passes otherwise.
+
+    program: seconds that the distortion takes of each step.
+    """
     now = [0.0]
-    progress = Progress(pixels, STEPS, begun, 0, True, file, clock=lambda: now[0])
+    progress = Progress(pixels, STEPS, begun, 0, True, file, clock=lambda: now[0], apart=[program] * len(pixels))
     now[0] += 2
     for scale in range(begun, len(pixels)):
         progress.begin(scale)
         for _ in range(STEPS):
-            now[0] += of_step(pixels[scale])
+            now[0] += of_step(pixels[scale]) + program
             progress.step(scale)
     progress.close()
     return now[0]
@@ -41,10 +45,11 @@ def seconds(text):
     return total
 
 
+@pytest.mark.parametrize("program", [0, 0.06])  # as ffmpeg takes, whatever the size
 @pytest.mark.parametrize("begun", [0, 2])
-def test_every_estimate_is_of_the_right_size(begun):
+def test_every_estimate_is_of_the_right_size(begun, program):
     file = Terminal()
-    whole = run(file, begun=begun)
+    whole = run(file, begun=begun, program=program)
     found = re.findall(r"([\d:]+) gone, ([\d:]+) left", file.getvalue())
     assert len(found) > 20
     for gone, left in found:
@@ -82,3 +87,18 @@ def test_silence():
     progress.step(0)
     progress.close()
     assert file.getvalue() == ""
+
+
+def test_a_program_takes_as_long_of_every_level_and_a_filter_longer_of_large_ones():
+    levels = [torch.rand(1, 3, side, side) for side in (10, 20, 30)]
+    now = [0.0]
+
+    def taking(seconds):
+        def distort(image, generator):
+            now[0] += seconds(image[0, 0].numel())
+            return image
+
+        return seconds_of(distort, levels, clock=lambda: now[0])
+
+    assert taking(lambda pixels: 0.06) == pytest.approx([0.06] * 3)
+    assert taking(lambda pixels: 0.01 + 1e-5 * pixels) == pytest.approx([0.011, 0.014, 0.019])

@@ -210,6 +210,14 @@ def flipped(data):
     return data[:start] + bytes([data[start] ^ 255]) + data[start + 1 :]
 
 
+def older_format_before(archive):
+    """What torch reads is the front, what zipfile checks is the end."""
+    file = io.BytesIO()
+    content = torch.load(io.BytesIO(archive), weights_only=True)
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    return file.getvalue() + archive
+
+
 def of(whole, name, change):
     content = read_checkpoint(whole / "checkpoint.pt")
     return changed(whole, **{name: change(content[name])})
@@ -232,6 +240,7 @@ FILES = {  # what has become of the file's bytes
     "zeroed behind its head": lambda data: data[:1000] + bytes(len(data) - 1000),
     "zeroed in its middle": lambda data: data[:9000] + bytes(4000) + data[13000:],
     "a byte": flipped,
+    "the older format before an archive": older_format_before,
     "another pickle": lambda data: b"\x80\x04cos\nsystem\n",
     "a list": lambda data: saved([1, 2]),
     "a number": lambda data: saved(1),
@@ -358,9 +367,62 @@ def test_a_picture_that_cannot_be_drawn_is_no_reason_to_lose_a_training(tmp_path
     (tmp_path / "scale1.png").mkdir()
     assert run(tmp_path) == 0
     said = capsys.readouterr().err
-    assert f"warning: {tmp_path / 'losses.png'} was not made: IsADirectoryError" in said
-    assert f"warning: {tmp_path / 'scale1.png'} was not made: IsADirectoryError" in said
+    assert f"warning: {tmp_path / 'losses.png'} was not written: IsADirectoryError" in said
+    assert f"warning: {tmp_path / 'scale1.png'} was not written: IsADirectoryError" in said
     assert_same_weights(whole, tmp_path)
+
+
+def test_events_that_cannot_be_written_any_more_cost_a_line_and_no_training(tmp_path, monkeypatch, whole, capsys):
+    honest = RunFolder.create
+
+    def create(self, config):
+        honest(self, config)
+        (events,) = self.path.glob("events.out.tfevents.*")
+        events.unlink()
+        events.mkdir()
+
+    monkeypatch.setattr(RunFolder, "create", create)
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().err
+    assert said.count("was not written: IsADirectoryError") == 1
+    assert "Traceback" not in said
+    assert_same_weights(whole, tmp_path)
+    assert (tmp_path / "losses.csv").read_bytes() == (whole / "losses.csv").read_bytes()
+
+
+ROOM = """
+import resource, sys
+from pathlib import Path
+import torch
+from training.config import Config
+from training.run_folder import RunFolder
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+for room in map(int, sys.argv[2:]):
+    folder = RunFolder(Path(sys.argv[1]) / str(room))
+    try:
+        limit(room if room < 300 else resource.RLIM_INFINITY)  # with 300 there is room to begin
+        folder.create(Config(task="denoise"))
+        limit(room)
+        for step in range(100):
+            folder.log(step, 0, {"critic_distance": torch.ones(())})
+    except OSError as error:
+        print(error)
+    folder.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
+def test_the_file_for_which_there_is_no_room_is_named_in_one_line(tmp_path):
+    """Also one that is open already, and would fail once more when it is closed."""
+    files = {"0": "run.lock", "100": "config.json", "300": "losses.csv"}
+    child = [sys.executable, "-c", ROOM, str(tmp_path), *files]
+    done = subprocess.run(child, cwd=ROOT, capture_output=True, text=True, check=True)
+    reason = f"[Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}"
+    assert done.stdout.splitlines() == [f"{reason}: '{tmp_path / room / name}'" for room, name in files.items()]
+    assert [line for line in done.stderr.splitlines() if not line.startswith("warning: ")] == []
 
 
 def test_pictures_of_scales_say_what_they_show(whole):

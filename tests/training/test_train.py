@@ -1,7 +1,9 @@
 """Training from one image, end to end on a small pyramid."""
 
 import csv
+import io
 import json
+import sys
 
 import pytest
 import torch
@@ -167,6 +169,18 @@ def test_dry_run_prints_the_settings_and_makes_nothing(tmp_path, capsys):
     assert run(tmp_path / "new", "--task", "sr", "--dry-run") == 0
     assert json.loads(capsys.readouterr().out)["longest_side"] == 24
     assert not (tmp_path / "new").exists()
+
+
+def test_a_narrow_code_page_takes_the_name_of_every_folder(tmp_path, monkeypatch):
+    page = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", page)
+    folder = tmp_path / "Größe-\u6f22"
+    assert run(folder, "--task", "denoise") == 0
+    assert export.main([str(folder)]) == 0
+    page.flush()
+    said = page.buffer.getvalue().decode("cp1252")
+    assert "Größe-\\u6f22" in said
+    assert "sha256" in said
 
 
 def test_a_run_is_never_overwritten(tmp_path, capsys):

@@ -126,7 +126,7 @@ def brightness(browser):
 @pytest.mark.parametrize(("wish", "low", "high"), [("light", 200, 255), ("dark", 0, 80)])
 def test_pages_are_light_or_dark_as_the_reader_asks(browser, address, built, wish, low, high):
     size(browser, "desktop")
-    browser.get(f"{address}/theme/site.css")  # of this host, and without scripts: forget what pages kept of earlier wishes
+    browser.get(f"{address}/theme/site.css")  # of this host, without scripts: forget what pages kept of earlier wishes
     browser.execute_script("localStorage.clear()")
     scheme(browser, wish)
     for name in names(built):

@@ -27,7 +27,7 @@ if not __package__:  # run by its path
 from task_losses import WeightsError
 from task_losses.files import write_file
 from task_losses.losses import LOSSES
-from task_losses.texts import printable
+from task_losses.texts import printable, take_any_name
 from training.bench.ablation.recognition import challenges, share_recognised
 from training.bench.report.bootstrap import Interval, Scores, paired_difference
 from training.bench.study.cells import write_json
@@ -91,14 +91,15 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
     weight = sum(weights) / len(weights)
     restored = paired_difference(results[L1, None]["psnr"], results[INPUT, None]["psnr"])
     assert restored is not None
-    verdict = sentence(recognised.share, restored, comparisons, nearest)
+    untouched = compare(results, INPUT)
+    verdict = sentence(recognised.share, restored, untouched, comparisons, nearest)
     report = "\n\n".join(
         [
             f"{subject.task}: {printable(', '.join(subject.config.distortions))}; sha256 {subject.loss.weights_sha256}",
             _recognition_in_words(recognised, len(photographs.unseen)),
             f"Small networks, {seeds} seeds, {len(arena.tests)} crops of photographs that neither networks nor critics "
             f"saw; mean with 95 % interval. As hard as L1 the loss pulls there at a weight of {weight:.3g}.",
-            rendered(results, comparisons, nearest),
+            rendered(results, [untouched, *comparisons], nearest),
             verdict,
         ]
     )
@@ -108,6 +109,7 @@ def judge(subject: Subject, photographs: Photographs, arena: Arena, seeds: int) 
         "verdict": verdict,
         "recognition": asdict(recognised),
         "restored_by_l1": asdict(restored),
+        "against_nothing": {**asdict(untouched), "outcome": untouched.outcome},
         "nearest": nearest,
         "weight": weight,
         "means": {
@@ -178,6 +180,7 @@ def say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    take_any_name()
     options = _parser().parse_args(arguments)
     begun = time.monotonic()
     try:

@@ -35,7 +35,7 @@ from training.bench.study.restoration import (
 from training.bench.study.restorers import make_restorer
 
 # Minutes on two cores, for all of them. Eight pyramid levels need patches of 79 pixels.
-RECIPE = Recipe(width=24, depth=4, start_steps=600, steps=150)
+RECIPE = Recipe(width=24, depth=4, start_steps=1200, steps=150)
 SEEDS = 2
 PULLS = (1.0, 3.0)  # how hard a loss pulls beside L1
 OWN, RANDOM, NEAREST, L1, MSE, INPUT = "own", "random", "nearest", "l1", "mse", "input"

@@ -16,12 +16,14 @@ from training.bench.study.data import Picture
 from training.bench.study.restorers import SR_FACTOR
 from training.config import Config
 from training.distortions import make_distortion
-from training.images import SKIMAGE_LICENCES, open_image, resize_clipped
+from training.images import open_image, resize_clipped
 from training.material import check_size
 
 LONGEST = 640  # pixels; larger photographs are reduced
-TILE = 256  # of which the critics are asked about
-CROP, CROPS = 128, 6  # on which networks are tested, at most so many of a photograph
+# Of scikit-image, those with colours and those with texture in either half.
+DEFAULT = ("chelsea", "coffee", "brick", "grass", "rocket", "astronaut", "gravel", "camera")
+TILE, TILES = 256, 8  # squares of which the critics are asked about, so many of all photographs together
+CROP, CROPS = 128, 16  # on which networks are tested
 MOST = 12  # photographs that are used
 # Of every training photograph, each with a strength and an order of colours of its own: few photographs alone would
 # teach a network their colours.
@@ -43,7 +45,8 @@ class Photographs:
     @property
     def tiles(self) -> list[Picture]:
         """Squares of the unseen ones."""
-        return [tile for picture in self.unseen for tile in _tiles(picture, TILE)]
+        most = max(1, TILES // len(self.unseen))
+        return [tile for picture in self.unseen for tile in _spread([*_tiles(picture, TILE)], most)]
 
 
 def open_photographs(folder: Path | None, trained_on: str | None, config: Config) -> Photographs:
@@ -57,7 +60,7 @@ def open_photographs(folder: Path | None, trained_on: str | None, config: Config
         ValueError: there are too few or too small ones.
         ImportError: see :func:`training.images.open_image`.
     """
-    names = [f"skimage:{name}" for name in SKIMAGE_LICENCES] if folder is None else map(str, pictures_in(folder))
+    names = [f"skimage:{name}" for name in DEFAULT] if folder is None else map(str, pictures_in(folder))
     seen: list[Picture] = []
     others: list[Picture] = []
     for name in list(names)[:MOST]:
@@ -100,6 +103,12 @@ def _tiles(picture: Picture, side: int) -> Iterator[Picture]:
             yield Picture(f"{picture.name} {y} {x}", picture.image[..., y : y + side, x : x + side])
 
 
+def _spread(tiles: Sequence[Picture], most: int) -> list[Picture]:
+    """So many at most, from all over the picture."""
+    count = min(most, len(tiles))
+    return [tiles[round(i * (len(tiles) - 1) / max(1, count - 1))] for i in range(count)]
+
+
 def training_pairs(photographs: Sequence[Picture], config: Config) -> list[Picture]:
     """Variants of the photographs: degraded and reference in six channels, which patches are cut from."""
     draws = torch.Generator().manual_seed(config.seed)
@@ -114,13 +123,13 @@ def training_pairs(photographs: Sequence[Picture], config: Config) -> list[Pictu
 def crops_to_restore(photographs: Sequence[Picture], config: Config) -> dict[str, tuple[Tensor, Tensor]]:
     """Crops by name: degraded, with the strengths of :data:`LEVELS` draws in turn, and reference."""
     draws = torch.Generator().manual_seed(config.seed + 1)
+    most = max(1, CROPS // len(photographs))
     pairs = {}
     for picture in photographs:
         variants = [torch.cat([degraded(picture.image, config, draws), picture.image], dim=1) for _ in range(LEVELS)]
-        count = len(list(_tiles(picture, CROP)))
-        kept = [round(i * (count - 1) / max(1, min(CROPS, count) - 1)) for i in range(min(CROPS, count))]
-        for number, place in enumerate(kept):
-            tile = list(_tiles(Picture(picture.name, variants[number % LEVELS]), CROP))[place]
+        cut = [_spread([*_tiles(Picture(picture.name, variant), CROP)], most) for variant in variants]
+        for number in range(len(cut[0])):
+            tile = cut[number % LEVELS][number]
             first, second = tile.image.chunk(2, dim=1)
             pairs[tile.name] = (first, second)
     return pairs

@@ -13,6 +13,7 @@ from training.judge.contest import INPUT, L1, MSE, NEAREST, OWN, RANDOM
 
 AXIS = "psnr"
 EQUAL = 0.05  # dB of PSNR that count as equal
+NOTHING = "nothing: the degraded crops"
 BETTER, WORSE, ALIKE, TRADE = "better", "worse", "alike", "better and worse"
 
 Results = Mapping[tuple[str, float | None], Mapping[str, Scores]]  # (name, pull) -> metric -> scores
@@ -88,13 +89,20 @@ def names(nearest: str | None) -> dict[str, str]:
     return others if nearest is None else {**others, NEAREST: nearest}
 
 
-def sentence(recognised: Interval, restored: Interval, comparisons: Sequence[Comparison], nearest: str | None) -> str:
+def sentence(
+    recognised: Interval,
+    restored: Interval,
+    untouched: Comparison,
+    comparisons: Sequence[Comparison],
+    nearest: str | None,
+) -> str:
     """The verdict. A loss has to know its distortion, and to be better than all of the others for certain.
 
     Args:
         recognised: share of pairs in which the true picture scores higher, chance is one half.
-        restored: dB of PSNR that the network gains which was trained with L1: where it restores nothing, its rivals
-            were not tried on anything.
+        restored: dB of PSNR that the network gains which was trained with L1.
+        untouched: the loss against the degraded crops as they are. Where neither it nor L1 makes anything of them
+            better, nothing was tried.
         nearest: name of the released loss that it met.
     """
     called = names(nearest)
@@ -104,11 +112,12 @@ def sentence(recognised: Interval, restored: Interval, comparisons: Sequence[Com
             f"Not worth using: on photographs that it never saw it recognises its distortion in {recognised.mean:.0%} "
             "of pairs, which is not certainly more than chance."
         )
-    if restored.low <= 0:
+    if restored.low <= 0 and not untouched.won:
         return (
             "No verdict: it recognises its distortion, but the small networks undo nothing of it for certain: with L1 "
-            f"PSNR changes by {shown(AXIS, restored)} dB. So there is nothing to compare; try a stronger distortion, "
-            "more photographs (--images) or more --start-steps."
+            f"PSNR changes by {shown(AXIS, restored)} dB, and with the loss no metric gets better for certain. "
+            "So there is nothing to compare; try a stronger distortion, more photographs (--images) or "
+            "more --start-steps."
         )
     behind = [name for name, outcome in outcomes.items() if outcome == WORSE]
     traded = [comparison for comparison in comparisons if comparison.outcome == TRADE]
@@ -156,7 +165,7 @@ def shown(metric: str, found: Interval | None) -> str:
 def rendered(results: Results, comparisons: Sequence[Comparison], nearest: str | None) -> str:
     """A table of means, and one of differences."""
     metrics = list(next(iter(results.values())))
-    called = {**names(nearest), OWN: "this loss", INPUT: "nothing: the degraded crops"}
+    called = {**names(nearest), OWN: "this loss", INPUT: NOTHING}
     titles = [
         METRICS[metric].title + ("" if METRICS[metric].higher_is_better else ", lower is better") for metric in metrics
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import product
 from typing import NamedTuple
 
 import torch
 
-from task_losses.architecture import DISTANCES, differences
+from task_losses.architecture import Architecture
 from task_losses.discriminator import FrozenDiscriminator
 from task_losses.fused.configs import least_inner, tiles
 from task_losses.fused.launch import Started, watch
@@ -17,12 +17,24 @@ _DEPTH = 5
 _FORMS = (  # channels, taps, exponent of features and of images: those of released weights, and other widths
     (16, (0, 4), "squared", 1.5),
     (16, (0, 4), "squared", 2.0),
+    (16, (1, 4), "absolute", 2.0),
     (24, (1, 4), "absolute", 2.0),
     (8, (0, 1, 4, 5), "squared", 1.0),
     (32, (0, 1, 4, 5), "squared", 2.0),
 )
+_TEXTURES = ((), (1, 4))  # of each
+_PERIODS = (3, 8)
 _TYPES = {torch.float32: "*fp32", torch.int32: "*i32"}
-_TELLING = {"CHANNELS": "", "TAP": "tap", "LAST": "last", "SCORES": "scores", "ADD": "add", "EXPONENT": "^"}
+_TELLING = {
+    "CHANNELS": "",
+    "TAP": "tap",
+    "LAST": "last",
+    "SCORES": "scores",
+    "TEXTURE": "texture",
+    "ADD": "add",
+    "EXPONENT": "^",
+    "WINDOWS": "windows ",
+}
 # One of each file: those that use most registers stand for the others in the default tests, and one that every Triton
 # compiles.
 _REPRESENTATIVE = (
@@ -30,6 +42,8 @@ _REPRESENTATIVE = (
     "loss middle 24 tap last ^1.0 ieee",
     "loss middle 32 tap ^2.0 tf32",
     "loss middle 16 tap last ^2.0 ieee",
+    "loss strength 16 ^2.0",
+    "loss pattern windows 16",
 )
 
 
@@ -56,22 +70,26 @@ def loss_launches() -> list[Started]:
         for channels, taps, distance, image_exponent in _FORMS:
             if tiles(channels).inner < least_inner():
                 continue
-            for precision in ("ieee", "tf32"):
-                _launch(channels, taps, distance, image_exponent, precision)
+            for textures, precision in product(_TEXTURES, ("ieee", "tf32")):
+                form = Architecture(
+                    (channels,) * 2, 0.75, _DEPTH, taps, distance, image_exponent,
+                    texture_taps=textures, texture_weight=1.0, periods=_PERIODS, periodic_weight=1.0,
+                )  # fmt: skip
+                _launch(form, precision)
     return seen
 
 
-def _launch(channels: int, taps: tuple[int, ...], distance: str, image_exponent: float, precision: str) -> None:
+def _launch(form: Architecture, precision: str) -> None:
     from task_losses.fused.step import distance_and_gradient
 
-    widths = [3, *[channels] * (_DEPTH - 1), 1]
-    layers = [
-        (torch.empty(outputs, inputs, 3, 3, device="meta"), torch.empty(outputs, device="meta"))
-        for inputs, outputs in pairwise(widths)
-    ]
-    one = FrozenDiscriminator(layers, differences(taps, DISTANCES[distance], image_exponent))
-    levels = [_Level((30, 38), one), _Level((40, 50), one)]
-    image = torch.empty(2, 3, 40, 50, device="meta")
+    levels = []
+    for scale, size in enumerate(((54, 60), (72, 80))):
+        layers = [
+            (torch.empty(outputs, inputs, 3, 3, device="meta"), torch.empty(outputs, device="meta"))
+            for inputs, outputs in form.layer_shapes(scale)
+        ]
+        levels.append(_Level(size, FrozenDiscriminator(layers, form.terms(scale))))
+    image = torch.empty(2, 3, *levels[-1].size, device="meta")
     for together in (2**29, 0):  # all levels at once, and one after the other
         distance_and_gradient(image, image, levels, precision=precision, together=together)
 
@@ -81,8 +99,8 @@ def _variant(started: Started) -> Variant:
     name = f"loss {started.kernel.__name__.removesuffix('_kernel')}"
     for key, shown in _TELLING.items():
         value = constexprs.get(key)
-        if key == "EXPONENT" and not constexprs.get("TAP"):
-            continue  # nothing is compared
+        if key == "EXPONENT" and not constexprs.get("TAP", True):
+            continue  # no difference is
         if value is True:
             name += f" {shown}"
         elif value is not None and value is not False:

@@ -1,0 +1,93 @@
+"""What the kernels compare, read off the terms of discriminators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from task_losses.discriminator import FrozenDiscriminator
+from task_losses.fused.configs import Level
+from task_losses.terms import Difference, Periodic, Texture
+
+
+class Period(NamedTuple):
+    """Errors that repeat with a period of so many pixels, and the factor of their term."""
+
+    pixels: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What levels compare.
+
+    Attributes:
+        differences, textures: layers, from 1, whose outputs are compared one by one, and by their strength in windows.
+        exponent: of both: 2 or 1.
+        texture_weight: factor of the textures.
+        image_weight, image_exponent: of the image's own differences. Without a weight there are none.
+        periods: in which errors of the image repeat.
+    """
+
+    differences: tuple[int, ...]
+    textures: tuple[int, ...]
+    exponent: float
+    texture_weight: float = 1.0
+    image_weight: float = 0.0
+    image_exponent: float = 2.0
+    periods: tuple[Period, ...] = ()
+
+    @property
+    def last(self) -> int:
+        """The last layer that is compared."""
+        return max(*self.differences, *self.textures, 0)
+
+    def of_features(self) -> Compared:
+        """Without what the image itself adds."""
+        return replace(self, image_weight=0.0, image_exponent=2.0, periods=())
+
+    def form(self) -> Compared:
+        """Without what changes no kernel: factors, which are numbers in memory, and periods, which are arguments."""
+        known = replace(self, texture_weight=1.0, image_weight=float(self.image_weight > 0))
+        return replace(known, periods=tuple(Period(period.pixels, 1.0) for period in self.periods))
+
+
+def compared(levels: Sequence[Level]) -> Compared | None:
+    """Of all levels; None where the kernels do not know a term, or levels differ in more than the image's own terms."""
+    *others, finest = (_of(level.discriminator) for level in levels)
+    if finest is None or finest.last == 0 or any(other != finest.of_features() for other in others):
+        return None
+    return finest
+
+
+def _of(discriminator: FrozenDiscriminator) -> Compared | None:
+    differences, textures, periods = list[int](), list[int](), list[Period]()
+    exponents, texture_weights = set[float](), set[float]()
+    image_weight, image_exponent = 0.0, 2.0
+    for layer, terms in discriminator.terms.items():
+        for weight, term in terms:
+            if layer == 0 and isinstance(term, Difference) and not image_weight:
+                image_weight, image_exponent = weight, term.exponent
+            elif layer == 0 and isinstance(term, Periodic):
+                periods.append(Period(term.period, weight))
+            elif layer and isinstance(term, Difference) and weight == 1 and layer not in differences:
+                differences.append(layer)
+                exponents.add(term.exponent)
+            elif 0 < layer < discriminator.depth and isinstance(term, Texture) and layer not in textures:
+                textures.append(layer)
+                exponents.add(term.exponent)
+                texture_weights.add(weight)
+            else:
+                return None
+    if len(exponents) > 1 or len(texture_weights) > 1:
+        return None
+    return Compared(
+        tuple(differences),
+        tuple(textures),
+        exponents.pop() if exponents else 2.0,
+        texture_weights.pop() if texture_weights else 1.0,
+        image_weight,
+        image_exponent,
+        tuple(periods),
+    )
