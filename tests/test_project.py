@@ -18,7 +18,7 @@ tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MORE_PERMISSIONS = {
-    "release.yml": {"publish": {"id-token": "write"}},
+    "release.yml": {"publish": {"id-token": "write"}, "attach": {"contents": "write"}},
     "site.yml": {"publish": {"pages": "write", "id-token": "write"}},
 }
 PINNED = re.compile(r"@(v\d+|release/v\d+|[0-9a-f]{40})$")
@@ -84,7 +84,11 @@ def test_the_workflow_tests_the_frameworks_that_the_table_names():
 
 def test_the_workflow_checks_what_decides_here():
     decides = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    runs = [run.removeprefix(".venv/bin/") for job in jobs(WORKFLOWS[0]).values() for run in steps(job)]
+    runs = [
+        run.removeprefix(".venv/bin/")
+        for job in jobs(ROOT / ".github" / "workflows" / "ci.yml").values()
+        for run in steps(job)
+    ]
     for check in ("ruff check .", "ruff format --check .", "mypy", "python tests/hub/oldest.py"):
         assert re.search(rf"^{re.escape(check)}$", decides, re.MULTILINE)
         assert check in runs
