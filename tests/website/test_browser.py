@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,10 @@ def test_pictures_are_shown_and_described(browser, address, built):
     """
     for name in names(built):
         browser.get(f"{address}/{name}")
-        assert not browser.execute_script(script), name
+        until = time.monotonic() + 60  # scripts make pictures too, and these load later
+        while (bad := browser.execute_script(script)) and time.monotonic() < until:
+            time.sleep(0.5)
+        assert not bad, name
 
 
 FOCUSED = "return !!document.activeElement.shadowRoot?.activeElement?.matches('input')"
