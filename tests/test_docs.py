@@ -10,22 +10,67 @@ from training.config import add_flags, given_settings
 from training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
+# Pages whose Python blocks other tests run: the page -> the file that does.
+ELSEWHERE = {
+    "docs/frameworks.md": "tests/frameworks/test_frameworks.py",
+    "docs/hub.md": "tests/hub/test_hub_page.py",
+}
+SHOWN = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md", "examples/README.md")
+]
+SHOWN += sorted((ROOT / "docs").rglob("*.md"))
+# A block of code that no test runs stands below a comment: <!-- fragment: why -->.
+BLOCK = re.compile(
+    r"^(?:<!-- fragment: (?P<why>[^>]+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+
+
+def blocks(path):
+    return list(BLOCK.finditer(path.read_text(encoding="utf-8")))
+
+
 EXAMPLES = [
-    pytest.param(block, id=f"{path.name}-{number}")
-    for path in (ROOT / "README.md", ROOT / "docs" / "usage.md", ROOT / "docs" / "images.md")
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
+    pytest.param(block["code"], id=f"{path.name}-{number}")
+    for path in SHOWN
+    if path.relative_to(ROOT).as_posix() not in ELSEWHERE
+    for number, block in enumerate(blocks(path))
+    if block["language"] == "python" and not block["why"]
 ]
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_example_runs(example):
+def test_example_runs(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(example, "example", "exec"), {"__name__": "example"})
+
+
+def test_python_is_called_python_and_what_runs_nowhere_says_why():
+    """No block escapes by another name, and a reason is a reason."""
+    for path in SHOWN:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("```") == 2 * len(blocks(path)), f"{path.name}: a block without an end"
+        for block in blocks(path):
+            if block["why"]:
+                assert len(block["why"].split()) >= 3, block[0]
+            elif block["language"] not in ("python", "bash", "yaml", "toml", "json"):
+                assert not re.search(r"^(?:import|from|def|class) |\w\(.*\)", block["code"], re.MULTILINE), block[0]
+
+
+def test_blocks_that_other_tests_run_are_named_there():
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "frameworks").glob("*.py"))
+    for section in re.split(r"^## ", (ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
+        title = section.partition("\n")[0]
+        for language in re.findall(r"^```(\w+)$", section, re.MULTILINE):
+            assert re.search(rf'"{title}"', source), f"no test runs the {language} of {title}"
+    for page, test in ELSEWHERE.items():
+        assert Path(page).name in (ROOT / test).read_text(encoding="utf-8")
 
 
 PAGES = [
     ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "training/README.md", "tests/README.md")
 ]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES.append(ROOT / "examples" / "README.md")
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 PAGES += sorted((ROOT / "training" / "bench" / "results").glob("*.md"))
 SOURCES = sorted(path for folder in ("task_losses", "training") for path in (ROOT / folder).rglob("*.py"))
 
@@ -42,6 +87,17 @@ def test_links_lead_somewhere():
             if not (page.parent / target).exists():
                 broken.append(f"{page.name}: {target}")
     assert not broken
+
+
+def test_mentions_of_pages_are_links():
+    """A page that is named can be clicked."""
+    bare = {}
+    for page in PAGES:
+        code_and_links = r"^```.*?^```$|^ {4}.*?$|`[^`\n]*`|\[[^\]]*\]\([^)]*\)|<!--.*?-->"
+        text = re.sub(code_and_links, "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        if found := re.findall(r"\b[\w/]+\.md\b", text):
+            bare[str(page.relative_to(ROOT))] = found
+    assert not bare
 
 
 def missing_paths(text):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,18 @@ def test_the_wheel_carries_the_manifest_and_its_files(wheel):
     assert set(entries) == set(LOSSES)
     files = {f"task_losses/weights/{entry['filename']}" for entry in entries.values()}
     assert files == {name for name in archive.namelist() if name.endswith(".safetensors")}
+
+
+def test_the_readme_in_the_wheel_has_no_link_that_is_dead_on_a_package_index(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    readme = archive.read(name).decode().partition("\n\n")[2]
+    links = re.findall(r"\]\(([^)\s]+)\)", readme)
+    assert len(links) > 20
+    assert not [link for link in links if not link.startswith(("https://", "#"))]
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", readme)
+    assert pictures
+    assert all("/raw/main/docs/images/" in picture for picture in pictures)
 
 
 def test_the_installed_wheel_works_offline(wheel, tmp_path):

@@ -18,6 +18,10 @@ tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CI = ROOT / ".github" / "workflows" / "ci.yml"
+MORE_PERMISSIONS = {
+    "release.yml": {"publish": {"id-token": "write"}, "attach": {"contents": "write"}},
+    "site.yml": {"publish": {"pages": "write", "id-token": "write"}},
+}
 PINNED = re.compile(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 
 
@@ -103,8 +107,7 @@ def test_workflows_may_do_little_and_name_what_they_use(path):
     workflow = read(path)
     assert workflow["permissions"] == {"contents": "read"}
     asked = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
-    of_a_release = {"publish": {"id-token": "write"}, "attach": {"contents": "write"}}
-    assert asked == (of_a_release if path.name == "release.yml" else {})
+    assert asked == MORE_PERMISSIONS.get(path.name, {})
     for line in path.read_text(encoding="utf-8").splitlines():
         assert "uses:" not in line or PINNED.search(line), line
     for name, job in workflow["jobs"].items():
@@ -186,6 +189,22 @@ def test_addresses_are_of_one_repository():
     urls = PROJECT["urls"]
     here = urls["Repository"]
     assert all(url.startswith(here) for name, url in urls.items() if name != "Paper")
+
+
+def test_the_readmes_addresses_on_a_package_index_are_of_the_repository():
+    hook = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["metadata"]["hooks"]
+    substitutions = hook["fancy-pypi-readme"]["substitutions"]
+    assert substitutions
+    for rule in substitutions:
+        assert re.findall(r"https://[^/]+/[^/]+/[^/]+", rule["replacement"]) == [PROJECT["urls"]["Repository"]]
+
+
+def test_the_workflow_of_the_site_builds_it_and_tests_it_before_it_is_published():
+    work = jobs(ROOT / ".github" / "workflows" / "site.yml")
+    runs = steps(work["site"])
+    assert any("website/build.py" in run for run in runs)
+    assert any('-m "browser or notebook"' in run for run in runs)
+    assert work["publish"]["needs"] == "site"
 
 
 def test_what_contributing_tells_to_change_is_there():

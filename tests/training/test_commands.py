@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,15 @@ COMMANDS = sorted(
     for path in (ROOT / "training").rglob("*.py")
     if 'if __name__ == "__main__"' in path.read_text("utf-8")
 )
+
+# Commands that the documentation shows: in blocks that are indented or fenced, a line that ends in \\ goes on.
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "training" / "README.md",
+    ROOT / "examples" / "README.md",
+    *(ROOT / "docs").rglob("*.md"),
+]
+SHOWN = re.compile(r"python3? (?:-m (training[\w.]*)|(training/[\w/]+\.py))((?:[^\n|;`#]|\\\n)*)")
 
 # One process for all, which has what takes long to import: a fork of it is each command's own fresh process. Like
 # python, it runs a path with the path's folder, and a module with the current folder, in front of what is searched.
@@ -86,3 +96,21 @@ def test_runs_by_its_modules_name(command: str, by_module: dict[str, tuple[int, 
     code, said = by_module[command]
     assert code == 0, said
     assert said.startswith("usage: ")
+
+
+def shown_commands() -> list[tuple[str, str, list[str]]]:
+    """Page, file of the command, its flags."""
+    found = []
+    for page in PAGES:
+        for module, path, words in SHOWN.findall(page.read_text("utf-8").replace("\\\n", " ")):
+            file = path or f"{module.replace('.', '/')}.py"
+            file = file if (ROOT / file).is_file() else f"{module.replace('.', '/')}/__main__.py"
+            found.append((page.name, file, re.findall(r"(?<![\w-])--[a-z][\w-]*", words)))
+    return found
+
+
+def test_commands_of_the_documentation_have_the_flags_that_it_shows(by_module: dict[str, tuple[int, str]]) -> None:
+    shown = [(page, file, flag) for page, file, flags in shown_commands() for flag in flags if file in by_module]
+    assert len(shown) > 60
+    unknown = [entry for entry in shown if not re.search(rf"{entry[2]}(?![\w-])", by_module[entry[1]][1])]
+    assert not unknown

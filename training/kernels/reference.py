@@ -1,4 +1,4 @@
-"""The critic's step written out: no autograd, no graph. The mathematics is in docs/kernels.md.
+"""The critic's step written out: no autograd, no graph. The mathematics is in docs/critic_step.md.
 
 It computes what an objective of :mod:`training.objectives` and autograd compute, for the layers of
 :class:`training.networks.Discriminator`: blocks of convolution, BatchNorm and LeakyReLU, and a last convolution. The

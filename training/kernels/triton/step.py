@@ -3,7 +3,7 @@
 Passes over the critic, each a chain of convolutions with a small fold between them. The hinge loss takes two: forward,
 and the adjoint pass with every weight's gradient. WGAN-GP's penalty takes two more between these: the input gradient of
 ``between``'s scores, and the tangent along the penalty's direction; what they leave joins the adjoint pass of the
-losses. docs/kernels.md has the mathematics, reference.py the same in plain torch.
+losses. docs/critic_step.md has the mathematics, reference.py the same in plain torch.
 """
 
 from __future__ import annotations

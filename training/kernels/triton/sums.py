@@ -165,7 +165,7 @@ def fold_sums_reference(
 def fold_sums(
     sums: Tensor, norm: Tensor, count: int, into: Tensor | None = None, second: SecondOrder | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Coefficients of BatchNorm's derivatives; the formulas are in docs/kernels.md.
+    """Coefficients of BatchNorm's derivatives; the formulas are in docs/critic_step.md.
 
     Args:
         sums: (groups, programs, 3, C) of conv3x3 with the epilogue ``masked`` or ``sums``.
