@@ -484,6 +484,11 @@ class TestRangeWarning:
         make(**options)(pred, target)
         assert not recwarn.list
 
+    def test_a_type_without_a_largest_value_is_looked_at_too(self, make: Make) -> None:
+        pred, target = ((image.detach() * 255).to(torch.float8_e5m2) for image in pair(1, 3, 24, 20))
+        with pytest.warns(UserWarning, match="pass data_range=255"):
+            make()(pred, target)
+
     def test_only_a_losss_first_call_looks_at_values(self, make: Make) -> None:
         pred, target = pair(1, 3, 24, 20)
         loss = make()

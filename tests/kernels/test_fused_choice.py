@@ -96,7 +96,9 @@ def test_the_dial_compiles_nothing_anew():
             step.distance_and_gradient(image, image, levels)
         types = {type(value) for started in seen for value in started.arguments.values()}
         assert types == {int, torch.Tensor}
-        return [(started.kernel, started.constexprs) for started in seen], compared(levels).form()
+        found = compared(levels)
+        assert found is not None
+        return [(started.kernel, started.constexprs) for started in seen], found.form()
 
     dialled = [compiled(taken(JPEGLoss(texture=texture, fidelity=f))) for texture, f in ((1.0, 1.0), (0.3, 0.5))]
     assert dialled[0] == dialled[1]
