@@ -23,7 +23,7 @@ SECTION = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8").split("\n#
 (SERVER,) = re.findall(r"^    python (-m training\.local_hub)", SECTION, re.MULTILINE)
 (EXPORT,) = re.findall(r"^    export (.*)$", SECTION, re.MULTILINE)
 (COMMAND,) = re.findall(r"^    task-losses (.*)$", SECTION, re.MULTILINE)
-(CODE,) = re.findall(r"```text\n(.*?)```", SECTION, re.DOTALL)
+(CODE,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 REPOSITORY = "me/webp"
 
 
