@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--task", choices=TASKS, default="sr", help="what is restored: super-resolution by 4, noise, JPEG [sr]")
-    add("--steps", type=int, default=600, help="steps with each loss; before them, four times as many with L1 [600]")
+    add("--steps", type=int, default=350, help="steps with each loss; before them, four times as many with L1 [350]")
     add("--texture", type=float, nargs=2, default=[0.5, 2.0], help="two settings of the dial, more is sharper [0.5 2]")
     add("--out", type=Path, default=Path("demo.png"), help="the picture that is written [demo.png]")
     options = parser.parse_args(arguments)
