@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,14 @@ from study_results import write_cell
 from task_losses.pyramid import resize
 from training.bench.ablation import loss_weights
 from training.bench.ablation.recognition import PHOTOGRAPHS, photographs
-from training.bench.report import crops, figures
+from training.bench.report import crops, figures, visible
 from training.bench.report.rows import Row, read_rows
 from training.bench.study import times
 from training.bench.study.conditions import Conditions, add_condition_flags, conditions_of
 from training.bench.study.data import Picture
 from training.bench.study.data import test_pair as make_test_pair
 from training.bench.study.restoration import Recipe, save_network
-from training.bench.study.restorers import make_restorer
+from training.bench.study.restorers import NETWORKS, make_restorer
 from training.images import open_image
 
 SMALL = Recipe(width=4, depth=2)
@@ -145,17 +146,67 @@ def test_the_weight_of_equal_pull_makes_the_gradients_equally_long() -> None:
     assert found[0] == pytest.approx(n**0.5 / (2 * error), rel=1e-4)
 
 
-def test_loss_weights_are_told_for_each_restoration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_cell(tmp_path, "sr", "l1", recipe=SMALL)
-    arguments = [str(tmp_path), "--losses", "l1", "--side", "48", *FLAGS]
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_loss_weights_are_told_for_each_restoration(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cell(tmp_path, "sr", "l1", recipe=replace(SMALL, network=kind))
+    arguments = [str(tmp_path), "--losses", "l1", "--side", "48", *FLAGS, "--network", kind]
     with pytest.raises(FileNotFoundError, match="no start network"):
         loss_weights.main(arguments)
     (tmp_path / "starts").mkdir()
-    save_network(make_restorer("sr", 4, 2, seed=0), tmp_path / "starts" / "sr-0.safetensors")
+    save_network(make_restorer("sr", 4, 2, seed=0, kind=kind), tmp_path / "starts" / "sr-0.safetensors")
     assert loss_weights.main(arguments) == 0
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [line[2] for line in lines] == ["the input", "L1-trained"]
     assert all(line[3:6] == ["0.1", "1", "10"] for line in lines), "L1 needs weight 1 to pull as L1 does"
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_study_s_network_is_read_as_it_was_saved(kind: str, tmp_path: Path) -> None:
+    recipe = replace(SMALL, network=kind)
+    network = make_restorer("sr", 4, 2, seed=3, kind=kind)
+    torch.nn.init.normal_(network.get_parameter("tail.weight"))
+    path = write_cell(tmp_path, "sr", "ours", recipe=recipe).with_suffix(".safetensors")
+    save_network(network, path)
+    degraded = torch.rand(1, 3, 12, 8)
+    row = read_rows(tmp_path, Conditions(recipe))["sr"]["ours"]
+    assert torch.equal(crops.restored_by(row, "sr", degraded), network(degraded).clamp(0, 1))
+
+
+def test_what_one_sees_is_measured_of_both_rows_in_the_middle_enlarged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loss, darker in (("l1", 0.0), ("ours~1", 0.25)):
+        path = write_cell(tmp_path / "study", "sr", loss, recipe=SMALL)
+        network = make_restorer("sr", 4, 2, seed=0)
+        torch.nn.init.constant_(network.get_parameter("tail.bias"), -darker)
+        save_network(network, path.with_suffix(".safetensors"))
+    (tmp_path / "images").mkdir()
+    pixels = np.full((256, 256, 3), 200, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / "flat.png")
+    seen: list[torch.Size] = []
+
+    def mean_difference(image: torch.Tensor, reference: torch.Tensor) -> float:
+        seen.append(image.shape)
+        return (reference - image).mean().item()
+
+    monkeypatch.setattr(visible, "load_metrics", lambda names: dict.fromkeys(names, mean_difference))
+    out = tmp_path / "visible.json"
+    arguments = [str(tmp_path / "study"), "--test-images", str(tmp_path / "images"), "--json", str(out), *FLAGS]
+    assert visible.main(arguments) == 0
+    (found,) = json.loads(out.read_text())["sr"].values()
+    assert found == pytest.approx(0.25, abs=0.005)
+    assert seen == [(1, 3, visible.SIDE * visible.ENLARGED, visible.SIDE * visible.ENLARGED)]
+
+
+def test_the_middle_of_an_image_is_what_is_enlarged() -> None:
+    image = torch.zeros(1, 3, visible.SIDE + 2, visible.SIDE)
+    image[..., 1, 0] = 1  # the first pixel of the middle
+    enlarged = visible.enlarged(image)
+    assert enlarged.shape[2:] == (visible.SIDE * visible.ENLARGED,) * 2
+    assert (enlarged[..., : visible.ENLARGED, : visible.ENLARGED] == 1).all()
+    assert enlarged.sum() == 3 * visible.ENLARGED**2
 
 
 def test_times_are_kept_by_task_and_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -238,6 +238,7 @@ def test_peak_memory_counts_what_is_alive_at_once() -> None:
         ("l1@full", "no resolution to choose"),
         ("random@half", "unknown resolution"),
         ("authors", "--authors FOLDER"),
+        ("vgg-gram", "--vgg FILE"),
         ("file:nowhere.safetensors", "a file that exists"),
     ],
 )

@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import mean
 
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 if not __package__:  # run by its path
@@ -34,8 +33,7 @@ from training.bench.study import peers
 from training.bench.study.cells import restore
 from training.bench.study.conditions import add_condition_flags, conditions_of
 from training.bench.study.data import LEVELS, TASKS, Picture, test_pair
-from training.bench.study.restoration import Loss, loss_and_gradient
-from training.bench.study.restorers import make_restorer
+from training.bench.study.restoration import Loss, loss_and_gradient, read_network
 
 PULLS = (0.1, 1.0, 10.0)  # the loss's gradient norm over L1's
 
@@ -52,9 +50,7 @@ def start_network(task: str, rows: Rows, folder: Path) -> nn.Module:
     path = folder / "starts" / f"{task}-{config['start']}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no start network {str(path)!r}: copy the whole folder of the study, starts too")
-    network = make_restorer(task, config["recipe"]["width"], config["recipe"]["depth"], seed=0)
-    network.load_state_dict(load_file(path))
-    return network
+    return read_network(path, task, config["recipe"])
 
 
 def restorations(network: nn.Module) -> dict[str, Restoration]:

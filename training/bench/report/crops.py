@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
-from safetensors.torch import load_file
 from torch import Tensor
 
 if not __package__:  # run by its path
@@ -32,7 +31,7 @@ from training.bench.study.cells import restore
 from training.bench.study.conditions import Conditions, add_condition_flags, conditions_of
 from training.bench.study.data import TASKS, Picture, test_pair
 from training.bench.study.metrics import METRICS, Score, load_metrics, measure
-from training.bench.study.restorers import make_restorer
+from training.bench.study.restoration import read_network
 from training.images import open_image, picture
 
 LABELS = ("l1", "mse", "msssim-l1", "vgg", "random~1")  # between the input and ours
@@ -110,9 +109,7 @@ def restored_by(row: Row, task: str, degraded: Tensor) -> Tensor:
             f"the network of {row.label!r} must lie beside its result file as {path.name!r}: copy the whole "
             "folder, or delete the result file and run the cell anew"
         )
-    recipe = row.results[0]["config"]["recipe"]
-    network = make_restorer(task, recipe["width"], recipe["depth"], seed=0, kind=recipe.get("network", "residual"))
-    network.load_state_dict(load_file(path))
+    network = read_network(path, task, row.results[0]["config"]["recipe"])
     return restore(network, degraded).clamp(0, 1)
 
 

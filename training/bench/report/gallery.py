@@ -64,7 +64,6 @@ PLAIN, OURS = "l1", "ours~1"  # the worst case is where the second loses most ag
 TEXTURE = "texture"  # the share of the reference's local contrast, beside the metrics
 IN_WORDS = ("psnr", "stlpips", TEXTURE)  # the figures of the page's table
 
-
 Entries = Sequence[Mapping[str, Any]]
 
 
@@ -285,9 +284,7 @@ def in_words(content: Mapping[str, Any]) -> str:
         for entry in task["entries"]:
             by_row = {image["row"]: image["scores"] for image in entry["images"]}
             figures = [
-                " / ".join(
-                    _shown(name, by_row[row][name]) for name in ("psnr", "stlpips", TEXTURE) if name in by_row[row]
-                )
+                " / ".join(_shown(name, by_row[row][name]) for name in IN_WORDS if name in by_row[row])
                 for row in (PLAIN, OURS)
                 if row in by_row
             ]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -102,6 +102,18 @@ def train_start(network: nn.Module, batches: Batches, recipe: Recipe, path: Path
     curve = [sum(losses[i : i + window]) / len(losses[i : i + window]) for i in range(0, len(losses), window)]
     path.with_suffix(".json").write_text(json.dumps({"recipe": recipe.settings, "l1_curve": curve}, indent=1))
     save_network(network, path)  # last: a file that exists is complete
+
+
+def read_network(path: Path, task: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A network that :func:`save_network` saved.
+
+    Args:
+        settings: :attr:`Recipe.settings` of its study, as result files hold them.
+    """
+    recipe = Recipe(**settings)
+    network = make_restorer(task, recipe.width, recipe.depth, START_SEED, recipe.network)
+    network.load_state_dict(load_file(path))
+    return network
 
 
 def save_network(network: nn.Module, path: Path) -> None:
