@@ -18,7 +18,7 @@ from task_losses import DenoiseLoss
 
 
 class Restorer(lightning.LightningModule):
-    def __init__(self, network: nn.Module, weight: float = 13.0, lr: float = 1e-3) -> None:
+    def __init__(self, network: nn.Module, weight: float = 5.0, lr: float = 1e-3) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["network"])
         self.network = network

@@ -5,30 +5,16 @@ The pages are served from docs/, without the site's generator; the site's own te
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import re
-import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import driven, emulate, served
 
 pytestmark = pytest.mark.browser
 DOCS = Path(__file__).parents[2] / "docs"
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-]
 PARTS = {
     "gallery": ["task-losses-gallery"],
     "explore": [f"task-losses-{name}" for name in ("strength", "dial", "pull")],
@@ -36,33 +22,16 @@ PARTS = {
 WAIT = 60  # seconds; a busy machine draws slowly
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def address():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(DOCS)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
+    with served(DOCS) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driving = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield driving
-    driving.quit()
+    with driven(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -71,10 +40,7 @@ def show(browser, address):
     from selenium.webdriver.support.ui import WebDriverWait
 
     def opened(page, width=1200, scheme="light"):
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        wish = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
+        emulate(browser, (width, 900), scheme)
         browser.get_log("browser")
         browser.get_log("performance")
         browser.get(f"{address}/{page}/standalone.html")

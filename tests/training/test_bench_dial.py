@@ -94,6 +94,27 @@ def test_what_is_free_must_cost_no_psnr(tmp_path: Path) -> None:
     assert holds == "yes"
 
 
+def test_a_price_of_nothing_that_may_be_one_is_by_the_mean_only(tmp_path: Path) -> None:
+    write_cell(tmp_path, "sr", "l1")
+    write_cell(tmp_path, "sr", "ours~0", psnr=0.05, stlpips=-0.05, noise=0.004)
+    claim = "PSNR not lower, and ST-LPIPS lower by 5 % at least"
+    assert lines(render_dial("sr", read_rows(tmp_path, CONDITIONS)["sr"]))["`l1`", claim][1] == "yes"
+    write_cell(tmp_path, "sr", "ours~0", psnr=0.0005, stlpips=-0.05, noise=0.004)
+    measured, holds = lines(render_dial("sr", read_rows(tmp_path, CONDITIONS)["sr"]))["`l1`", claim]
+    assert "PSNR +" in measured
+    assert holds == "mean only"
+
+
+def test_the_losses_of_other_tasks_are_met_at_equal_psnr(tmp_path: Path) -> None:
+    rows = study(tmp_path)
+    assert not [line for line in lines(render_dial("sr", rows)) if "ours:" in line[0]]
+    for dial in (0.0, 1.0, 2.0):
+        write_cell(tmp_path, "sr", f"ours:jpeg~{dial:g}", psnr=-0.1 * dial, stlpips=-0.05 * dial)
+    found = lines(render_dial("sr", read_rows(tmp_path, CONDITIONS)["sr"]))
+    assert found["`ours:jpeg`, at equal PSNR", "ST-LPIPS lower"][1] == "yes"
+    assert found["`ours:jpeg`, at equal PSNR", "CVVDP higher"][1] == "no"
+
+
 @pytest.mark.parametrize(("grid", "verdict"), [(0.05, "yes"), (0.3, "no")])
 def test_a_grid_up_to_the_recommended_setting_is_counted(tmp_path: Path, grid: float, verdict: str) -> None:
     write_cell(tmp_path, "sr", "l1", pattern=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.bench.report.bootstrap import front_difference, paired_difference
+from training.bench.report.bootstrap import difference_at, front_difference, paired_difference
 
 
 def scores_of(table: np.ndarray) -> dict[tuple[int, str], float]:
@@ -130,3 +130,22 @@ def test_a_bent_front_is_followed_from_point_to_point() -> None:
         assert found is not None
         assert found.interval is not None
         assert (found.interval.mean, found.interval.low) == pytest.approx((expected, expected))
+
+
+def test_a_dial_is_read_at_a_place_as_it_is() -> None:
+    """Setting 30 dB has the better metric too, and yet at 29 dB another setting is read."""
+    l1 = points((30, 0.5))
+    dial = points((30, 0.1), (28, 0.3))
+    found = difference_at(dial, l1, l1[0][0], -1.0)
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((-0.3, -0.3, -0.3))
+    share = difference_at(dial, l1, l1[0][0], -1.0, relative=True)
+    assert share is not None
+    assert share.mean == pytest.approx(-0.6)
+
+
+def test_a_place_that_a_dial_does_not_reach_is_not_read() -> None:
+    l1, dial = points((30, 0.5)), points((30, 0.4), (29, 0.2))
+    assert difference_at(dial, l1, l1[0][0], -1.1) is None
+    assert difference_at(l1, dial, l1[0][0], -1.1) is None
+    assert difference_at(dial, l1, l1[0][0], -0.9) is not None

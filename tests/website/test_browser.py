@@ -6,70 +6,28 @@ of each page, to be looked at.
 
 from __future__ import annotations
 
-import functools
-import http.server
 import os
 import re
-import shutil
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from chromium import driven, emulate, served
 
 pytestmark = pytest.mark.browser
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-]
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
 def address(built):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(built)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
+    with served(built) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the extra docs-test is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driving = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield driving
-    driving.quit()
-
-
-def size(browser, name):
-    width, height = SIZES[name]
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": name == "phone"}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def scheme(browser, name):
-    features = [{"name": "prefers-color-scheme", "value": name}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    with driven(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 def names(built):
@@ -95,8 +53,8 @@ def requests(browser):
 
 @pytest.mark.parametrize("device", SIZES)
 def test_every_page_loads_without_errors_and_asks_no_other_host(browser, address, built, device):
-    size(browser, device)
-    scheme(browser, "light")
+    emulate(browser, SIZES[device])
+    emulate(browser, scheme="light")
     for name in names(built):
         browser.get(f"{address}/{name}")
         keep(browser, f"{name.replace('/', '-')}-{device}.png")
@@ -108,7 +66,7 @@ def test_every_page_loads_without_errors_and_asks_no_other_host(browser, address
 
 
 def test_no_page_scrolls_sideways_on_a_phone(browser, address, built):
-    size(browser, "phone")
+    emulate(browser, SIZES["phone"])
     wide = {}
     for name in names(built):
         browser.get(f"{address}/{name}")
@@ -126,10 +84,10 @@ def brightness(browser):
 
 @pytest.mark.parametrize(("wish", "low", "high"), [("light", 200, 255), ("dark", 0, 80)])
 def test_pages_are_light_or_dark_as_the_reader_asks(browser, address, built, wish, low, high):
-    size(browser, "desktop")
+    emulate(browser, SIZES["desktop"])
     browser.get(f"{address}/theme/site.css")  # of this host, without scripts: forget what pages kept of earlier wishes
     browser.execute_script("localStorage.clear()")
-    scheme(browser, wish)
+    emulate(browser, scheme=wish)
     for name in names(built):
         browser.get(f"{address}/{name}")
         keep(browser, f"{name.replace('/', '-')}-{wish}.png")
@@ -137,7 +95,7 @@ def test_pages_are_light_or_dark_as_the_reader_asks(browser, address, built, wis
 
 
 def test_pictures_are_shown_and_described(browser, address, built):
-    size(browser, "desktop")
+    emulate(browser, SIZES["desktop"])
     script = """
         const bad = i => !i.alt.trim() || (i.loading != 'lazy' && !i.naturalWidth)
         return [...document.images].filter(bad).map(i => i.src)
@@ -164,7 +122,7 @@ def test_the_search_finds_a_page_by_a_word_of_it(browser, address):
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    size(browser, "desktop")
+    emulate(browser, SIZES["desktop"])
     browser.get(f"{address}/index.html")
     body = browser.find_element(By.TAG_NAME, "body")
     WebDriverWait(browser, 60).until(lambda b: body.send_keys(Keys.CONTROL, "k") or b.execute_script(FOCUSED))
