@@ -44,6 +44,7 @@ class Architecture:
         image_weight: factor of that.
         texture_taps: layers (1 to depth) whose outputs' strength in windows is compared, by ``distance``.
         texture_weight: factor of that.
+        texture_skips: how many of the finest scales do not compare texture; at least one scale does.
         periods: in pixels; errors of the image that repeat with them are compared once more, by the finest scale.
         periodic_weight: factor of that.
 
@@ -60,6 +61,7 @@ class Architecture:
     image_weight: float = 1.0
     texture_taps: tuple[int, ...] = ()
     texture_weight: float = 0.0
+    texture_skips: int = 0
     periods: tuple[int, ...] = ()
     periodic_weight: float = 0.0
 
@@ -86,6 +88,8 @@ class Architecture:
             raise ValueError(f"image_exponent must be from 1 to 2, got {self.image_exponent}")
         if not set(self.texture_taps) <= set(range(1, self.depth + 1)):
             raise ValueError(f"texture_taps must be layers from 1 to {self.depth}, got {shown(self.texture_taps)}")
+        if not 0 <= self.texture_skips < self.scales:
+            raise ValueError(f"texture_skips must be from 0 to {self.scales - 1} scales, got {self.texture_skips}")
         if not all(2 <= period <= 64 for period in self.periods):
             raise ValueError(f"periods must be from 2 to 64 pixels, got {shown(self.periods)}")
         for name in ("image_weight", "texture_weight", "periodic_weight"):
@@ -123,7 +127,8 @@ class Architecture:
             listed += [(0, Weighted(self.image_weight, Difference(self.image_exponent)))] * (0 in self.taps)
             listed += [(0, Weighted(self.periodic_weight, Periodic(period))) for period in self.periods]
         listed += [(tap, Weighted(1.0, Difference(exponent))) for tap in self.taps if tap > 0]
-        listed += [(tap, Weighted(self.texture_weight, Texture(exponent))) for tap in self.texture_taps]
+        if scale < self.scales - self.texture_skips:
+            listed += [(tap, Weighted(self.texture_weight, Texture(exponent))) for tap in self.texture_taps]
         by_layer: dict[int, list[Weighted]] = {}
         for layer, weighted in sorted(listed, key=lambda entry: entry[0]):
             if weighted.weight > 0:
@@ -138,6 +143,8 @@ class Architecture:
             del content["image_exponent"]
         if not self.texture_weight:
             del content["texture_taps"], content["texture_weight"]
+        if not self.texture_weight or not self.texture_skips:
+            del content["texture_skips"]
         if not self.periodic_weight:
             del content["periods"], content["periodic_weight"]
         return content

@@ -36,7 +36,7 @@ class FrozenDiscriminator(nn.Module):
         self.terms = dict(sorted(terms.items()))
         self.taps = tuple(self.terms)
         # Those that agree in it can be computed as one, but for the image's own terms.
-        self.form = ({tap: of for tap, of in self.terms.items() if tap > 0}, [weight.shape for weight, _ in layers])
+        self.form = [weight.shape for weight, _ in layers]
         for index, (weight, bias) in enumerate(layers):
             self.register_buffer(f"weight{index}", weight.detach(), persistent=False)
             self.register_buffer(f"bias{index}", bias.detach(), persistent=False)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from task_losses.architecture import Weighted
 from task_losses.discriminator import FROM_WEIGHTS, FrozenDiscriminator
 from task_losses.joined_terms import Part, compare, inner_sizes
 from task_losses.terms import Difference, Texture
@@ -24,11 +26,19 @@ WORTH_OF_A_GROUP = 150_000
 LARGEST = 512  # pixels a side of images whose levels are made at once: the products are dense
 
 
+class WeightedTerm(NamedTuple):
+    """A term of a tap, and its weight in each part: none where a part does not have it."""
+
+    tap: int
+    term: Difference | Texture
+    weights: list[float]
+
+
 class JoinedDiscriminators(FrozenDiscriminator):
     """Discriminators of one shape as one network. What their image itself adds to the distance is left out.
 
     Args:
-        parts: they agree in layers, taps above 0 and distance.
+        parts: they agree in the shapes of their layers.
     """
 
     def __init__(self, parts: Sequence[FrozenDiscriminator]) -> None:
@@ -36,7 +46,18 @@ class JoinedDiscriminators(FrozenDiscriminator):
             (torch.cat([weight for weight, _ in same]), torch.cat([bias for _, bias in same]))
             for same in zip(*(part.layers() for part in parts), strict=True)
         ]
-        super().__init__(layers, {tap: terms for tap, terms in parts[0].terms.items() if tap > 0})
+        found: dict[tuple[int, str], WeightedTerm] = {}
+        for index, part in enumerate(parts):
+            for tap, terms in part.terms.items():
+                for weight, term in terms:
+                    if tap > 0 and isinstance(term, (Difference, Texture)):
+                        kind = (tap, repr(term))  # tuples of one exponent are equal
+                        found.setdefault(kind, WeightedTerm(tap, term, [0.0] * len(parts))).weights[index] += weight
+        self.weighted = [found[kind] for kind in sorted(found)]
+        merged: dict[int, list[Weighted]] = {}
+        for tap, known, weights in self.weighted:
+            merged.setdefault(tap, []).append(Weighted(max(weights), known))
+        super().__init__(layers, merged)
         self.groups = len(parts)
 
     @classmethod
@@ -60,10 +81,9 @@ class JoinedDiscriminators(FrozenDiscriminator):
         pairs = [images, *self._outputs(images)]
         outputs = [pair[:count] for pair in pairs]
         parts = [
-            (tap, Part(weight, term, pairs[tap], inner_sizes(sizes, tap, term)))
-            for tap, terms in self.terms.items()
-            for weight, term in terms
-            if isinstance(term, (Difference, Texture)) and term.fits((pairs[tap].shape[2], pairs[tap].shape[3]))
+            (tap, Part(weights, term, pairs[tap], inner_sizes(sizes, tap, term)))
+            for tap, term, weights in self.weighted
+            if term.fits((pairs[tap].shape[2], pairs[tap].shape[3]))
         ]
         del pairs
         parts.sort(key=lambda part: isinstance(part[1].term, Texture))

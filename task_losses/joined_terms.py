@@ -18,11 +18,12 @@ class Part(NamedTuple):
     """What is to be compared: a term of a tap.
 
     Attributes:
+        weights: of the term, one for each part of the map; 0 where a part does not have it.
         pair: outputs of the tap, (2N, parts * C, H, W): of N images to judge and then of their references.
         inner: sizes of the parts' maps, outside of which nothing counts.
     """
 
-    weight: float
+    weights: Sequence[float]
     term: Difference | Texture
     pair: Tensor
     inner: Sequence[Size]
@@ -70,7 +71,7 @@ def compare(parts: Sequence[Part], groups: int) -> list[Compared]:
     if absolute := [index for index, part in enumerate(parts) if part.term.exponent == 1]:
         for index, sign in zip(absolute, torch._foreach_sign([apart[index] for index in absolute]), strict=True):
             slopes[index] = sign
-    derivatives = [slope * _shares(part.inner, part.weight, slope) for slope, part in zip(slopes, parts, strict=True)]
+    derivatives = [slope * _shares(part.inner, part.weights, slope) for slope, part in zip(slopes, parts, strict=True)]
     torch._foreach_mul_(apart, derivatives)
     distances = [products.sum(dim=(1, 2, 3, 4)) for products in apart]
     derivatives = [derivative.flatten(1, 2) for derivative in derivatives]
@@ -118,14 +119,14 @@ def _halves(pairs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     )
 
 
-def _shares(inner: Sequence[Size], weight: float, like: Tensor) -> Tensor:
+def _shares(inner: Sequence[Size], weights: Sequence[float], like: Tensor) -> Tensor:
     """What each difference weighs in the mean: (parts, 1, H, W), zero outside of the parts' own sizes."""
     channels, height, width = like.shape[2:]
-    key = (tuple(inner), weight, channels, height, width, like.dtype, like.device)
+    key = (tuple(inner), tuple(weights), channels, height, width, like.dtype, like.device)
 
     def make() -> Tensor:
         shares = torch.zeros(len(inner), 1, height, width, dtype=torch.float64)
-        for share, (h, w) in zip(shares, inner, strict=True):
+        for share, (h, w), weight in zip(shares, inner, weights, strict=True):
             if h and w:
                 share[:, :h, :w] = weight / (channels * h * w)
         return shares.to(like.device, like.dtype)

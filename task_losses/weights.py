@@ -416,6 +416,7 @@ def architecture_from_dict(content: Any) -> Architecture:
         image_exponent=_number(content, "image_exponent", Architecture.image_exponent),
         texture_taps=_integers(content, "texture_taps", ()),
         texture_weight=_number(content, "texture_weight", 0.0),
+        texture_skips=_integer(content, "texture_skips", 0),
         periods=_integers(content, "periods", ()),
         periodic_weight=_number(content, "periodic_weight", 0.0),
     )
@@ -428,8 +429,8 @@ def _number(content: dict[str, Any], name: str, default: float | None = None) ->
     return float(value)
 
 
-def _integer(content: dict[str, Any], name: str) -> int:
-    value = content.get(name)
+def _integer(content: dict[str, Any], name: str, default: int | None = None) -> int:
+    value = content.get(name, default)
     if type(value) is not int:
         raise ValueError(f"{name} must be a whole number, found {shown(value)}")
     return value

@@ -28,6 +28,7 @@ BEFORE = {
     "spectral_norm": False,
     "image_exponent": 2.0,
     "texture_taps": (),
+    "texture_skips": 0,
     "periods": (),
 }
 
@@ -128,6 +129,7 @@ class Config(_Strengths):
     image_exponent: float = setting(2.0, "how it compares the image itself: by |difference|^exponent, from 1 to 2")
     image_share: float = setting(0.6, "share of the image itself in the loss, where 0 is among the taps")
     texture_taps: tuple[int, ...] = setting((1, 4), "layers whose strength in windows it compares; no number: none")
+    texture_skips: int = setting(0, "finest scales that do not compare it")
     texture_pull: float = setting(0.75, "gradient of that beside the differences, on the training image, at texture=1")
     periods: tuple[int, ...] = setting((8,), "pixels; it compares errors that repeat so once more; no number: none")
     periodic_weight: float = setting(0.05, "factor of that; an error without any order counts as its mean square")
@@ -263,6 +265,7 @@ class Config(_Strengths):
             distance=self.distance,
             image_exponent=self.image_exponent,
             texture_taps=self.texture_taps,
+            texture_skips=self.texture_skips,
             periods=self.periods,
             periodic_weight=self.periodic_weight,
         )

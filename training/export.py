@@ -72,6 +72,7 @@ FORM = (
     "image_exponent",
     "image_share",
     "texture_taps",
+    "texture_skips",
     "texture_pull",
     "periods",
     "periodic_weight",

@@ -15,7 +15,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "taps": (1, 4),
         "distance": "absolute",
         "image_share": 0.5,  # without effect, as 0 is not among the taps; it stands in the file
-        "texture_pull": 0.3,
+        "texture_skips": 1,  # at the finest one networks gain strength by dots, one a pixel of what they upscale
+        "texture_pull": 0.4,
         "periods": (3, 8),  # of networks that upscale by 2, 3, 4 and 8
         "periodic_weight": 1.0,  # beside absolute differences, whose gradient is that much larger
         "upscale": True,

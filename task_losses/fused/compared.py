@@ -47,6 +47,10 @@ class Compared:
         """Without what the image itself adds."""
         return replace(self, image_weight=0.0, image_exponent=2.0, periods=())
 
+    def without_textures(self) -> Compared:
+        known = replace(self, textures=(), texture_weight=1.0)
+        return known if self.differences else replace(known, exponent=2.0)
+
     def form(self) -> Compared:
         """Without what changes no kernel: factors, which are numbers in memory, and periods, which are arguments."""
         known = replace(self, texture_weight=1.0, image_weight=float(self.image_weight > 0))
@@ -54,11 +58,26 @@ class Compared:
 
 
 def compared(levels: Sequence[Level]) -> Compared | None:
-    """Of all levels; None where the kernels do not know a term, or levels differ in more than the image's own terms."""
-    *others, finest = (_of(level.discriminator) for level in levels)
-    if finest is None or finest.last == 0 or any(other != finest.of_features() for other in others):
+    """Of all levels; None where the kernels do not know a term, or levels differ in more than that some have no texture
+    and none but the finest the image's own terms."""
+    found = [_of(level.discriminator) for level in levels]
+    known = [of_level for of_level in found if of_level is not None]
+    if len(known) < len(found):
         return None
-    return finest
+    finest = known[-1]
+    textured = next((of_level for of_level in known if of_level.textures), finest)
+    whole = replace(finest, textures=textured.textures, texture_weight=textured.texture_weight)
+    if not finest.differences:
+        whole = replace(whole, exponent=textured.exponent)
+    with_texture = whole.of_features()
+    possible = (with_texture, with_texture.without_textures())
+    if whole.last == 0 or not all(of_level in possible for of_level in (*known[:-1], finest.of_features())):
+        return None
+    return whole
+
+
+def compares_texture(level: Level) -> bool:
+    return any(isinstance(term, Texture) for terms in level.discriminator.terms.values() for _, term in terms)
 
 
 def _of(discriminator: FrozenDiscriminator) -> Compared | None:

@@ -9,7 +9,7 @@ LEVELS = constexpr(configs.MOST_LEVELS)
 HEIGHT, WIDTH, PIXEL = constexpr(plan.HEIGHT), constexpr(plan.WIDTH), constexpr(plan.PIXEL)
 TILE, RESIZED = constexpr(plan.TILE), constexpr(plan.RESIZED)
 ROW, COLUMN, IMAGE = constexpr(plan.ROW), constexpr(plan.COLUMN), constexpr(plan.IMAGE)
-WINDOW, WINDOW_TILE = constexpr(plan.WINDOW), constexpr(plan.WINDOW_TILE)
+WINDOW, WINDOW_TILE, TEXTURED = constexpr(plan.WINDOW), constexpr(plan.WINDOW_TILE), constexpr(plan.TEXTURED)
 
 
 @jit

@@ -25,7 +25,7 @@ Size = tuple[int, int]  # height and width
 SIDE = 16  # of a tile of the resampling, square
 # Rows of the table of levels, each of MOST_LEVELS numbers. The first ones of a kind are those of tiles and pixels.
 HEIGHT, WIDTH, PIXEL, TILE, ACROSS, RESIZED, RESIZED_ACROSS, ROW, COLUMN, IMAGE = range(10)
-WINDOW, WINDOW_TILE, WINDOW_ACROSS = range(10, 13)
+WINDOW, WINDOW_TILE, WINDOW_ACROSS, TEXTURED = range(10, 14)
 _BEYOND = 2**31 - 1  # the first tile of a level that is not there
 
 
@@ -34,12 +34,14 @@ class Plan:
     """The tables of some levels, on their device.
 
     Attributes:
-        levels: (13, MOST_LEVELS) int32, see above: height, width, first pixel in an image's maps, first tile and tiles
+        levels: (14, MOST_LEVELS) int32, see above: height, width, first pixel in an image's maps, first tile and tiles
             across for layers, the same for resampling, first row of ``rows`` and of ``columns``, whether the level
-            compares the image itself; the first window in an image's maps, first tile and tiles across of windows.
+            compares the image itself; the first window in an image's maps, first tile and tiles across of windows,
+            and whether the level compares texture.
         rows, columns: (4, their number): for each pixel of each level along an axis the pixel of the image where its
             centre is, how far beyond (0 to 1), one over the filter's stretch, and one over the sum of its weights.
-        pixels, windows: of all levels of one image. A level has a place for a window at each block.
+        pixels, windows: of all levels of one image. A level that compares
+            texture has a place for a window at each block.
         tiles, resized_tiles, window_tiles: of all levels.
         size: of the image.
     """
@@ -66,6 +68,7 @@ _plans = BySize()  # tables of 8 KB for 96 x 96, 0.2 MB for 2048 x 2048, and fac
 def plan(
     sizes: Sequence[Size],
     with_image: Sequence[bool],
+    with_texture: Sequence[bool],
     size: Size,
     tiles: Tiles,
     dtype: torch.dtype,
@@ -74,17 +77,18 @@ def plan(
     """The plan for levels of some sizes, made once.
 
     Args:
-        with_image: whether each level compares the image itself.
+        with_image, with_texture: whether each level compares the image itself, and texture.
         size: of the image.
         dtype: of the maps, and so of the resampling's weights.
     """
-    key = (*sizes, *with_image, size, tiles, dtype, device)
-    return _plans.get(key, lambda: _make(sizes, with_image, size, tiles, dtype, device))
+    key = (*sizes, *with_image, *with_texture, size, tiles, dtype, device)
+    return _plans.get(key, lambda: _make(sizes, with_image, with_texture, size, tiles, dtype, device))
 
 
 def _make(
     sizes: Sequence[Size],
     with_image: Sequence[bool],
+    with_texture: Sequence[bool],
     size: Size,
     tiles: Tiles,
     dtype: torch.dtype,
@@ -96,15 +100,18 @@ def _make(
     resized_across = [cdiv(width, SIDE) for width in widths]
     resized = [cdiv(height, SIDE) * n for height, n in zip(heights, resized_across, strict=True)]
     pixels = [height * width for height, width in sizes]
-    windows = [(height // BLOCK) * (width // BLOCK) for height, width in sizes]
+    blocks = [
+        (h // BLOCK, w // BLOCK) if textured else (0, 0) for (h, w), textured in zip(sizes, with_texture, strict=True)
+    ]
+    windows = [down * right for down, right in blocks]
     high, wide = window_tile(tiles)
-    windows_across = [cdiv(width // BLOCK, wide) for width in widths]
-    window_tiles = [cdiv(height // BLOCK, high) * n for height, n in zip(heights, windows_across, strict=True)]
-    table = torch.full((13, MOST_LEVELS), _BEYOND, dtype=torch.int32, device="cpu")
+    windows_across = [cdiv(right, wide) for _, right in blocks]
+    window_tiles = [cdiv(down, high) * n for (down, _), n in zip(blocks, windows_across, strict=True)]
+    table = torch.full((14, MOST_LEVELS), _BEYOND, dtype=torch.int32, device="cpu")
     numbers = (
         heights, widths, _starts(pixels), _starts(counts), across, _starts(resized), resized_across,
         _starts(heights), _starts(widths), with_image,
-        _starts(windows), _starts(window_tiles), windows_across,
+        _starts(windows), _starts(window_tiles), windows_across, with_texture,
     )  # fmt: skip
     table[:, : len(sizes)] = torch.tensor([[int(value) for value in row] for row in numbers], device="cpu")
     rows, columns = (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from task_losses.fused import configs, layers, resampling, texture
 from task_losses.fused import periods as periodic
-from task_losses.fused.compared import Compared, compared
+from task_losses.fused.compared import Compared, compared, compares_texture
 from task_losses.fused.configs import Level, Tiles, width_of
 from task_losses.fused.plan import Size, plan
 from task_losses.fused.shared import Form, Shares
@@ -54,7 +54,7 @@ def distance_and_gradient(
     size = (pred.shape[2], pred.shape[3])
     sizes = [level.size for level in levels]
     weights = packed([level.discriminator for level in levels])
-    known = compared(levels)
+    known, textured = compared(levels), [compares_texture(level) for level in levels]
     assert known is not None, "the caller asks task_losses.fused.obstacle first"
     images, result = Images(pred, target), None
     with here:
@@ -62,8 +62,10 @@ def distance_and_gradient(
             with_finest = some.stop == len(levels)
             with_image = [False] * (some.stop - some.start)
             with_image[-1] = with_finest and known.image_weight > 0
-            tables = plan(sizes[some], with_image, size, tiles, pred.dtype, pred.device)
+            tables = plan(sizes[some], with_image, textured[some], size, tiles, pred.dtype, pred.device)
             here_compared = known if with_finest else known.of_features()
+            if not any(textured[some]):
+                here_compared = here_compared.without_textures()
             form = Form(tables, tiles, width_of(levels[-1]), here_compared, precision)
             result = _some_levels(images, weights, some, form, levels[-1].discriminator.depth, result)
     assert result is not None

@@ -16,7 +16,17 @@ import task_losses.terms
 from task_losses.fused.differences import derivative_of, size_of
 from task_losses.fused.launch import launch_kernel
 from task_losses.fused.optional import constexpr, jit, tl
-from task_losses.fused.places import HEIGHT, PIXEL, WIDTH, WINDOW, WINDOW_TILE, find_pixels, find_tile, of_level
+from task_losses.fused.places import (
+    HEIGHT,
+    PIXEL,
+    TEXTURED,
+    WIDTH,
+    WINDOW,
+    WINDOW_TILE,
+    find_pixels,
+    find_tile,
+    of_level,
+)
 from task_losses.fused.plan import number, window_tile
 from task_losses.fused.shared import Form, Shares, constants, place_of
 
@@ -59,9 +69,11 @@ def begin(maps: Tensor, slopes: Tensor, layer: int, form: Form, compared: bool) 
 
 
 @jit
-def windows_along(side):
-    """Windows that a map has along a side."""
-    return tl.maximum(side // BLOCK_SIDE - 1, 0)
+def windows_of(levels_ptr, level, shrink):
+    """Windows down and across that a level compares, of a map that is smaller than the level by ``shrink`` pixels."""
+    high = tl.maximum((of_level(levels_ptr, level, HEIGHT) - shrink) // BLOCK_SIDE - 1, 0)
+    wide = tl.maximum((of_level(levels_ptr, level, WIDTH) - shrink) // BLOCK_SIDE - 1, 0)
+    return high * of_level(levels_ptr, level, TEXTURED), wide
 
 
 @jit
@@ -81,8 +93,8 @@ def strength_kernel(
 ):  # fmt: skip
     """Grid (tiles of windows of all levels, N). Of both images, in every window and channel."""
     level, down, right = find_tile(levels_ptr, WINDOW_TILE)
-    height, width = of_level(levels_ptr, level, HEIGHT), of_level(levels_ptr, level, WIDTH)
-    high, wide = windows_along(height - shrink), windows_along(width - shrink)
+    width = of_level(levels_ptr, level, WIDTH)
+    high, wide = windows_of(levels_ptr, level, shrink)
     window = tl.arange(0, BLOCK_HEIGHT * BLOCK_WIDTH)
     y = down * BLOCK_HEIGHT + window // BLOCK_WIDTH
     x = right * BLOCK_WIDTH + window % BLOCK_WIDTH
@@ -134,7 +146,7 @@ def by_texture(
         shrink: pixels by which the map is smaller than its level.
     """
     width = of_level(levels_ptr, level, WIDTH)
-    high, wide = windows_along(of_level(levels_ptr, level, HEIGHT) - shrink), windows_along(width - shrink)
+    high, wide = windows_of(levels_ptr, level, shrink)
     slopes_ptr += (tl.program_id(1).to(tl.int64) * 2 * windows + of_level(levels_ptr, level, WINDOW)) * CHANNELS
     means_ptr = slopes_ptr + windows * CHANNELS
     gradient = values * 0.0

@@ -110,7 +110,9 @@ def test_says_which_terms_the_kernels_do_not_know():
     of_scores = levels_of(8, (4,), "squared", 2.0, texture_taps=(4, 5), **form)
     one, _ = levels_of(8, (4,), "squared", 2.0, texture_taps=(1,), **form)
     _, other = levels_of(8, (4,), "squared", 2.0, texture_taps=(1, 4), **form)
-    for levels in (of_scores, [one, other]):
+    _, heavier = levels_of(8, (4,), "squared", 2.0, texture_taps=(1,), **form | {"texture_weight": 2.0})
+    with_image, _ = levels_of(8, (0, 4), "squared", 2.0, scales=1, size=(40, 40)) * 2
+    for levels in (of_scores, [one, other], [one, heavier], [with_image, other]):
         why = obstacle(image, [on_meta(level) for level in levels], plain) or ""
         if "take 16 channels" in why:
             pytest.skip("products of 8 inputs need Triton 3.8")

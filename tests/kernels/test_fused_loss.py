@@ -85,6 +85,18 @@ def test_every_form_of_discriminator(form):
     check(levels, pred, target, together=together)
 
 
+@pytest.mark.parametrize("together", [TOGETHER, 0], ids=["at once", "level by level"])
+@pytest.mark.parametrize("skips", [1, pytest.param(2, marks=SLOW)])
+def test_finest_scales_without_texture(skips, together):
+    pred, target = pair((2, 3, 24, 27))
+    terms = {"texture_taps": (1, 2), "texture_weight": 3.0, "texture_skips": skips}
+    levels = levels_of(8, (0, 2), "squared", 2.0, (24, 27), depth=3, scales=3, **terms)
+    launched = check(levels, pred, target, together=together)
+    of_finest = launched[: launched.index("adjoint_kernel")]
+    assert ("strength_kernel" in of_finest) == bool(together)  # nothing is launched where no level has any
+    assert "strength_kernel" in launched
+
+
 @pytest.mark.parametrize("size", [(16, 17), (22, 16), *(pytest.param(of, marks=SLOW) for of in [(31, 49), (40, 67)])])
 @pytest.mark.parametrize("period", [2, pytest.param(3, marks=SLOW), pytest.param(4, marks=SLOW)])
 def test_errors_that_repeat_in_any_number_of_windows(size, period):
