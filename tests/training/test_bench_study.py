@@ -299,6 +299,16 @@ def test_a_pattern_is_seen_and_its_absence_too() -> None:
         metrics.pattern(image[..., :40])
 
 
+def test_dots_of_changing_sign_are_seen_where_a_pattern_is_not() -> None:
+    draws = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 128, 128, generator=draws) / 10
+    dots = torch.zeros(1, 1, 128, 128)
+    dots[..., ::4, ::4] = 0.2 * torch.randn(1, 1, 32, 32, generator=draws).sign()
+    assert metrics.pattern(image + dots) < 1.6
+    assert metrics.METRICS["dots"].load()(image, image) < 1.4
+    assert metrics.METRICS["dots"].load()(image + dots, image) > 5
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("task", ["sr", "denoise"])
 def test_every_network_begins_with_its_input_and_learns(kind: str, task: str) -> None:

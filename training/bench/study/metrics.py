@@ -102,6 +102,10 @@ def _pattern() -> Score:
     return lambda restored, reference: pattern(restored)
 
 
+def _dots() -> Score:
+    return lambda restored, reference: pattern(detail(restored))
+
+
 def _gmsd() -> Score:
     return lambda restored, reference: gradient_deviation(restored, reference)
 
@@ -124,6 +128,7 @@ METRICS: dict[str, Metric] = {
     "cvvdp": Metric("CVVDP", True, _cvvdp, "cvvdp"),
     "flip": Metric("FLIP", False, _flip, "flip-evaluator"),
     "pattern": Metric("Pattern", False, _pattern, "torch", digits=2),
+    "dots": Metric("Dots", False, _dots, "torch", digits=2),
     "brisque": Metric(
         "BRISQUE", False, _brisque, "brisque (with opencv-python-headless, libsvm-official, scipy, requests)", digits=2
     ),
@@ -188,6 +193,20 @@ def pattern(image: Tensor, period: int = 4) -> float:
             beside = torch.stack([rows[:, (at + shift) % side] for shift in (-3, -2, 2, 3)])
             ratios.append((rows[:, at].mean() / beside.mean().clamp(min=1e-12)).item())
     return float(sum(ratios) / len(ratios))
+
+
+def detail(image: Tensor) -> Tensor:
+    """The size of the finest detail: of the Laplacian of the mean over colours, (1, 1, H, W).
+
+    A network that upscales can leave dots of either sign, one for each pixel of what it was given. In the image they
+    have no mean, and :func:`pattern` cannot see them; in the size of detail it does.
+
+    Args:
+        image: (1, 3, H, W).
+    """
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    grey = F.pad(image.double().mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="reflect")
+    return F.conv2d(grey, kernel[None, None]).abs()
 
 
 def gradient_deviation(image: Tensor, reference: Tensor) -> float:
