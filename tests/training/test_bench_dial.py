@@ -14,7 +14,7 @@ from training.bench.report.rows import Rows, read_rows, settings
 from training.bench.study.conditions import MAIN_METRICS, Conditions
 from training.bench.study.restoration import Recipe
 
-CONDITIONS = Conditions(Recipe(), metrics=(*MAIN_METRICS, "pattern"))
+CONDITIONS = Conditions(Recipe(), metrics=(*MAIN_METRICS, "pattern", "dots"))
 
 
 def study(folder: Path, *, gain: float = 0.3, control: float = 0.2) -> Rows:
@@ -115,14 +115,17 @@ def test_the_losses_of_other_tasks_are_met_at_equal_psnr(tmp_path: Path) -> None
     assert found["`ours:jpeg`, at equal PSNR", "CVVDP higher"][1] == "no"
 
 
+@pytest.mark.parametrize("metric", ["pattern", "dots"])
 @pytest.mark.parametrize(("grid", "verdict"), [(0.05, "yes"), (0.3, "no")])
-def test_a_grid_up_to_the_recommended_setting_is_counted(tmp_path: Path, grid: float, verdict: str) -> None:
-    write_cell(tmp_path, "sr", "l1", pattern=0.0)
+def test_a_grid_up_to_the_recommended_setting_is_counted(
+    tmp_path: Path, metric: str, grid: float, verdict: str
+) -> None:
+    write_cell(tmp_path, "sr", "l1", **{metric: 0.0})
     for dial in (0.0, 1.0, 2.0):
-        write_cell(tmp_path, "sr", f"ours~{dial:g}", pattern=grid * dial)
+        write_cell(tmp_path, "sr", f"ours~{dial:g}", **{metric: grid * dial})
     found = lines(render_dial("sr", read_rows(tmp_path, CONDITIONS)["sr"]))
-    assert found["`l1`", "`ours~1`: Pattern at most 1.1 times"][1] == verdict
-    assert ("`l1`", "`ours~2`: Pattern at most 1.1 times") not in found
+    assert found["`l1`", f"`ours~1`: {metric.title()} at most 1.1 times"][1] == verdict
+    assert ("`l1`", f"`ours~2`: {metric.title()} at most 1.1 times") not in found
 
 
 @pytest.mark.parametrize(("jod", "verdict"), [(9.6, "yes"), (9.9, "no")])

@@ -7,6 +7,7 @@ their mixes. A line holds as in :mod:`training.bench.report.verdicts`: yes, by t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 from training.bench.markdown import table
 from training.bench.report.bootstrap import Front, Interval, difference_at, front_difference
@@ -19,7 +20,7 @@ PRICE = 0.1  # dB under L1's PSNR
 RECOMMENDED = 1.0
 GAIN = {"sr": 0.12, "denoise": 0.30, "jpeg": 0.14}  # share of L1's ST-LPIPS that the price has to buy
 FREE_GAIN = 0.05  # and what has to be had for nothing
-GRID = 1.1  # times L1's
+GRIDS, GRID = ("pattern", "dots"), 1.1  # times L1's
 VISIBLE, ON_IMAGES = 9.7, 0.5  # JOD between L1's image and ours, enlarged; share of the images
 RIVALS = ("vgg", "msssim-l1")
 NOT_REACHED = "not reached"
@@ -141,12 +142,15 @@ def _for_nothing(rows: Rows) -> Line:
 
 
 def _grid(rows: Rows) -> Iterator[Line]:
-    """The power of a grid at each setting up to the recommended one."""
-    l1 = rows["l1"]
-    for row in (row for row in settings(rows, OURS) if (row.dial or 0.0) <= RECOMMENDED):
-        pairs = [({key: 0.0 for key in of.scores.get("pattern", {})}, of.scores.get("pattern", {})) for of in (row, l1)]
+    """The power of a grid, and of dots, at each setting up to the recommended one."""
+    l1, of_dial = rows["l1"], [row for row in settings(rows, OURS) if (row.dial or 0.0) <= RECOMMENDED]
+    for row, metric in product(of_dial, GRIDS):
+        scores = [of.scores.get(metric, {}) for of in (row, l1)]
+        if not all(scores):
+            continue
+        pairs = [(dict.fromkeys(of, 0.0), of) for of in scores]
         share = difference_at(pairs[:1], pairs[1:], pairs[1][0], relative=True)
-        claim = f"`{row.label}`: Pattern at most {GRID:g} times"
+        claim = f"`{row.label}`: {METRICS[metric].title} at most {GRID:g} times"
         text = NO_ROW if share is None else f"{1 + share.mean:.2f} [{1 + share.low:.2f}, {1 + share.high:.2f}]"
         yield "`l1`", claim, text, shared_seeds([row, l1]), _below(share, GRID - 1)
 
