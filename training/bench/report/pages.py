@@ -22,7 +22,7 @@ if not __package__:  # run by its path
 from task_losses.losses import LOSSES
 from training.bench.markdown import table
 from training.bench.report import ablations
-from training.bench.report.dial import render_dial
+from training.bench.report.dial import OURS, render_dial
 from training.bench.report.rows import Row, Rows, candidates, read_rows
 from training.bench.report.tables import column_title, difference, means, render, shared_seeds, shown
 from training.bench.report.verdicts import render_cost, render_verdicts
@@ -33,10 +33,13 @@ from training.bench.study.restoration import Recipe
 ROOT = Path(__file__).parents[3]
 RESULTS = Path(__file__).parents[1] / "results"
 STUDY = Conditions(Recipe(start_steps=10000, steps=240), crop=192)
-# What the dial of the texture term does, in networks of another kind.
+# What the losses of today do, and their dial: in plain networks, in those of STUDY, and from scratch.
 DIAL = Conditions(
-    Recipe(depth=6, start_steps=3000, steps=300, network="plain"), metrics=(*STUDY.metrics, "pattern"), crop=256
+    Recipe(depth=6, start_steps=3000, steps=300, network="plain"), metrics=(*STUDY.metrics, "pattern", "dots"), crop=256
 )
+DIAL_METRICS = ("brisque", "gmsd", "haarpsi", "vsi")  # by which rows are measured once more
+RESIDUAL = replace(DIAL, recipe=Recipe(start_steps=3000, steps=300))
+SCRATCH = replace(DIAL, recipe=Recipe(width=24, depth=4, start_steps=0, steps=5000, lr=1e-3))
 # What only the rows of SUMMARY_ROWS were measured by: the test levels besides the first, and further metrics.
 OTHER_LEVELS = ({"denoise": (15,), "jpeg": (20,)}, {"denoise": (50,), "jpeg": (40,)})
 OTHER_METRICS = ("gmsd", "haarpsi", "vsi")
@@ -48,11 +51,12 @@ SUMMARY_METRICS = ("psnr", "stlpips", "cvvdp")
 SUMMARY_ROWS = {
     "l1": "L1",
     "mse": "MSE",
-    "random": "random weights of the same shape",
+    "msssim-l1": "MS-SSIM + L1",
     "vgg": "VGG stand-in",
-    "authors@full": "the authors' weights, their rule",
-    "ours": "**the task's loss**",
-    "ours + L1, 1": "**L1 and the task's loss, at equal pull**",
+    "random~1": "random weights, the same terms",
+    "ours~0": "the task's loss, `texture=0`",
+    "ours~1": "**the task's loss**",
+    "ours~2": "the task's loss, `texture=2`",
 }
 ALL_RESULTS = """\
 # Every result of the quality benchmark
@@ -73,9 +77,19 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     for task, rows in rows_of_tasks.items():
         sections[f"claims {task}"] = render_verdicts({task: rows}, STUDY, CANDIDATES).partition("\n\n")[2].strip()
     visible = json.loads((RESULTS / "dial" / "visible.json").read_text(encoding="utf-8"))
-    for task, rows in read_rows(RESULTS / "dial", DIAL).items():
+    dials = read_rows(RESULTS / "dial", DIAL)
+    for task, rows in dials.items():
         sections[f"dial {task}"] = means(rows, DIAL.metrics)
         sections[f"dial claims {task}"] = render_dial(task, rows, visible.get(task))
+    for task, rows in read_rows(RESULTS / "dial", replace(DIAL, metrics=DIAL_METRICS)).items():
+        sections[f"dial further {task}"] = means(_measured(rows, DIAL_METRICS), DIAL_METRICS)
+    for task, rows in read_rows(RESULTS / "dial", RESIDUAL).items():
+        sections[f"residual {task}"] = means(rows, DIAL.metrics)
+        sections[f"residual claims {task}"] = render_dial(task, rows)
+    scratch = read_rows(RESULTS / "dial", SCRATCH)
+    for task, rows in scratch.items():
+        sections[f"scratch {task}"] = means(rows, DIAL.metrics)
+    sections["scratch against L1"] = against_l1(scratch)
     speed = RESULTS / "speed-cpu.json"
     sections["claims cost"] = render_cost(speed)
     benchmarks, readme, guide = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "which_loss.md"
@@ -85,7 +99,7 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
         + render(rows_of_tasks, STUDY, BASELINES, costs=False)
         + "".join("\n" + part for part in further_results()),
         benchmarks: splice(benchmarks.read_text(encoding="utf-8"), sections),
-        readme: splice(readme.read_text(encoding="utf-8"), {"summary": summary(rows_of_tasks)}),
+        readme: splice(readme.read_text(encoding="utf-8"), {"summary": summary(dials)}),
         ablations_page: splice(
             ablations_page.read_text(encoding="utf-8"),
             {
@@ -93,7 +107,7 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
                 for folder in sorted((RESULTS / "ablations").iterdir())
             },
         ),
-        guide: splice(guide.read_text(encoding="utf-8"), {"against L1": against_l1(rows_of_tasks)}),
+        guide: splice(guide.read_text(encoding="utf-8"), {"against L1": against_l1(dials)}),
     }
 
 
@@ -103,11 +117,13 @@ def further_results() -> Iterator[str]:
     for other in (*conditions, replace(STUDY, metrics=OTHER_METRICS)):
         changed = [task for task in STUDY.levels if other.levels[task] != STUDY.levels[task]] or list(STUDY.levels)
         rows_of_tasks = {task: rows for task, rows in read_rows(RESULTS / "quality", other).items() if task in changed}
-        measured = {
-            task: {label: row for label, row in rows.items() if row.scores.keys() >= set(other.metrics)}
-            for task, rows in rows_of_tasks.items()
-        }
+        measured = {task: _measured(rows, other.metrics) for task, rows in rows_of_tasks.items()}
         yield render(measured, other, ("l1",), costs=False)
+
+
+def _measured(rows: Rows, metrics: Sequence[str]) -> Rows:
+    """Those that were measured by all of the metrics."""
+    return {label: row for label, row in rows.items() if row.scores.keys() >= set(metrics)}
 
 
 def splice(text: str, sections: Mapping[str, str]) -> str:
@@ -136,16 +152,15 @@ def summary(rows_of_tasks: Mapping[str, Rows]) -> str:
 
 
 def against_l1(rows_of_tasks: Mapping[str, Rows]) -> str:
-    """What the task's loss changes, alone and with L1."""
+    """What the task's loss changes, at settings of its dial, alone and with L1."""
     head = ["", "seeds", *map(column_title, STUDY.metrics)]
     lines = []
     for task, rows in rows_of_tasks.items():
-        for row in (rows[label] for label in rows if rows[label].loss == CANDIDATES[task]):
+        for row in (row for row in rows.values() if row.family == OURS):
             found = [shown(name, difference(row, rows["l1"], name)) for name in STUDY.metrics]
             regime = "alone" if row.ratio is None else f"and L1, pull {row.ratio:g}"
-            lines.append(
-                [f"{TITLES[task]}: `{LOSSES[task].__name__}` {regime}", shared_seeds([row, rows["l1"]]), *found]
-            )
+            loss = f"`{LOSSES[task].__name__}(texture={row.dial:g})`"
+            lines.append([f"{TITLES[task]}: {loss} {regime}", shared_seeds([row, rows["l1"]]), *found])
     return table(head, lines)
 
 
