@@ -15,7 +15,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "taps": (1, 4),
         "distance": "absolute",
         "image_share": 0.5,  # without effect, as 0 is not among the taps; it stands in the file
-        "texture_skips": 1,  # at the finest one networks gain strength by dots, one a pixel of what they upscale
+        "texture_skips": 1,  # at the finest scale networks gain strength by dots
         "texture_pull": 0.4,
         "periods": (3, 8),  # of networks that upscale by 2, 3, 4 and 8
         "periodic_weight": 1.0,  # beside absolute differences, whose gradient is that much larger
@@ -26,7 +26,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "spectral_norm": False,
     },
     "denoise": {},
-    "jpeg": {"image_exponent": 1.5, "image_share": 0.9, "periodic_weight": 0.1},
+    "jpeg": {"image_exponent": 1.5, "image_share": 0.9, "texture_skips": 1, "periodic_weight": 0.1},
 }
 
 # The form of the paper, with SinGAN's settings where it states none; for every task.
