@@ -26,7 +26,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "spectral_norm": False,
     },
     "denoise": {},
-    "jpeg": {"image_exponent": 1.5, "image_share": 0.9, "texture_skips": 1, "texture_pull": 0.6, "periodic_weight": 0.1},
+    "jpeg": {
+        "image_exponent": 1.5,
+        "image_share": 0.9,
+        "texture_skips": 1,
+        "texture_pull": 0.6,
+        "periodic_weight": 0.1,
+    },
 }
 
 # The form of the paper, with SinGAN's settings where it states none; for every task.
