@@ -25,7 +25,13 @@ FORMS = {
     "differences": DIFFERENCES,
     "every term": EVERY_TERM,
     "absolute": Architecture(
-        channels=(3, 4, 5), taps=(0, 2), distance="absolute", image_exponent=1.0, texture_taps=(2,), texture_weight=1.0
+        channels=(3, 4, 5),
+        taps=(0, 2),
+        distance="absolute",
+        image_exponent=1.0,
+        texture_taps=(2,),
+        texture_weight=1.0,
+        texture_skips=1,
     ),
 }
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

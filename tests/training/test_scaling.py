@@ -93,10 +93,12 @@ def gradient_norms(layers, config, examples, texture):
     return norms[0].norm(), (norms[1] - norms[0]).norm()
 
 
-@pytest.mark.parametrize(("taps", "distance"), [((0, 4), "squared"), ((1, 4), "absolute")])
+@pytest.mark.parametrize(
+    ("taps", "distance", "skips"), [((0, 4), "squared", 0), ((1, 4), "absolute", 0), ((0, 4), "squared", 1)]
+)
 @pytest.mark.parametrize("pull", [0.5, 2.0])
-def test_the_texture_term_pulls_as_hard_as_is_asked_for(taps, distance, pull):
-    config = Config(**SMALL, taps=taps, distance=distance, texture_pull=pull)
+def test_the_texture_term_pulls_as_hard_as_is_asked_for(taps, distance, skips, pull):
+    config = Config(**SMALL, taps=taps, distance=distance, texture_pull=pull, texture_skips=skips)
     layers, examples = small_examples(config)
     one = [Examples(level, distorted[:1]) for level, distorted in examples]
     rest, texture = gradient_norms(layers, config, one, texture_weight(layers, config, one))
