@@ -191,7 +191,7 @@ def curves(rows_of_tasks: Mapping[str, Rows], ours: Mapping[str, str]) -> Figure
                 if points:
                     values = [mean(points[step]) for step in sorted(points)]
                     style = look(row.loss, ours=row.label == ours.get(task))
-                    axes.plot(sorted(points), values, **{**style, "markersize": 3})
+                    axes.plot(sorted(points), values, **{**style, "markersize": 3, "label": row.label})
         axes.set_xlabel("steps")
 
     return panels(list(rows_of_tasks), ("psnr", "stlpips"), draw)

@@ -59,10 +59,10 @@ SUMMARY_ROWS = {
     "ours~2": "the task's loss, `texture=2`",
 }
 ALL_RESULTS = """\
-# Every result of the quality benchmark
+# Every result of former weights
 
 Made by `python -m training.bench.report.pages` from the files in `quality/`; what the rows and columns are, and what
-follows, is in [docs/benchmarks.md](../../../docs/benchmarks.md).
+follows, is in [docs/former_results.md](../../../docs/former_results.md).
 
 """
 
@@ -73,9 +73,10 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     Raises:
         ValueError: a page lacks the place for a table.
     """
-    sections = {f"means {task}": means(rows, STUDY.metrics) for task, rows in rows_of_tasks.items()}
+    former, sections = dict[str, str](), dict[str, str]()
     for task, rows in rows_of_tasks.items():
-        sections[f"claims {task}"] = render_verdicts({task: rows}, STUDY, CANDIDATES).partition("\n\n")[2].strip()
+        former[f"means {task}"] = means(rows, STUDY.metrics)
+        former[f"claims {task}"] = render_verdicts({task: rows}, STUDY, CANDIDATES).partition("\n\n")[2].strip()
     visible = json.loads((RESULTS / "dial" / "visible.json").read_text(encoding="utf-8"))
     dials = read_rows(RESULTS / "dial", DIAL)
     for task, rows in dials.items():
@@ -93,12 +94,13 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     speed = RESULTS / "speed-cpu.json"
     sections["claims cost"] = render_cost(speed)
     benchmarks, readme, guide = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "which_loss.md"
-    ablations_page = ROOT / "docs" / "ablations.md"
+    ablations_page, former_page = ROOT / "docs" / "ablations.md", ROOT / "docs" / "former_results.md"
     return {
         RESULTS / "quality.md": ALL_RESULTS
         + render(rows_of_tasks, STUDY, BASELINES, costs=False)
         + "".join("\n" + part for part in further_results()),
         benchmarks: splice(benchmarks.read_text(encoding="utf-8"), sections),
+        former_page: splice(former_page.read_text(encoding="utf-8"), former),
         readme: splice(readme.read_text(encoding="utf-8"), {"summary": summary(dials)}),
         ablations_page: splice(
             ablations_page.read_text(encoding="utf-8"),
