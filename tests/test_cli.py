@@ -439,7 +439,8 @@ class TestInfo:
         assert "python training/train.py --task jpeg" in out
         assert "CC0" in out
         assert "training cost, seconds" in out
-        assert re.search(r"weight beside l1, weight +3\.3\n", out)
+        weight = JPEGLoss().weights_info["weight_beside_l1"]["weight"]
+        assert re.search(rf"weight beside l1, weight +{re.escape(str(weight))}\n", out)
         assert re.search("weight beside l1, measured on +the training image", out)
         assert "penalty weight" not in out  # --json has all settings
 

@@ -79,7 +79,7 @@ def test_full_resolution_and_some_scales() -> None:
 
 @pytest.mark.parametrize("skips", [1, 3])
 def test_parts_with_texture_and_without(skips: int) -> None:
-    loss = JPEGLoss().double()
+    loss = DenoiseLoss().double()
     form = replace(loss.architecture, texture_skips=skips)
     for scale, part in enumerate(loss._frozen):
         loss.discriminators[scale] = FrozenDiscriminator(part.layers(), form.terms(scale))
@@ -88,7 +88,7 @@ def test_parts_with_texture_and_without(skips: int) -> None:
     found, expected = (computed(loss, pred, target, join) for join in (True, False))
     for ours, right in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-18)
-    assert not torch.equal(expected[0], computed(JPEGLoss().double(), pred, target, False)[0])
+    assert not torch.equal(expected[0], computed(DenoiseLoss().double(), pred, target, False)[0])
 
 
 def test_images_that_are_no_number_stay_alone() -> None:
