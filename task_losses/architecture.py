@@ -44,7 +44,7 @@ class Architecture:
         image_weight: factor of that.
         texture_taps: layers (1 to depth) whose outputs' strength in windows is compared, by ``distance``.
         texture_weight: factor of that.
-        texture_skips: how many of the finest scales do not compare texture; at least one scale does.
+        texture_skips: how many of the finest scales do not compare texture.
         periods: in pixels; errors of the image that repeat with them are compared once more, by the finest scale.
         periodic_weight: factor of that.
 
@@ -88,8 +88,8 @@ class Architecture:
             raise ValueError(f"image_exponent must be from 1 to 2, got {self.image_exponent}")
         if not set(self.texture_taps) <= set(range(1, self.depth + 1)):
             raise ValueError(f"texture_taps must be layers from 1 to {self.depth}, got {shown(self.texture_taps)}")
-        if not 0 <= self.texture_skips < self.scales:
-            raise ValueError(f"texture_skips must be from 0 to {self.scales - 1} scales, got {self.texture_skips}")
+        if not 0 <= self.texture_skips <= self.scales:
+            raise ValueError(f"texture_skips must be from 0 to {self.scales} scales, got {self.texture_skips}")
         if not all(2 <= period <= 64 for period in self.periods):
             raise ValueError(f"periods must be from 2 to 64 pixels, got {shown(self.periods)}")
         for name in ("image_weight", "texture_weight", "periodic_weight"):

@@ -78,7 +78,7 @@ ABSURD: dict[str, tuple[dict[str, Any], str]] = {
     "the same period twice": ({"periods": [8] * 10**5, "periodic_weight": 1}, "periods must be different"),
     "texture skips in parts": ({"texture_skips": 1.5}, "texture_skips must be a whole number"),
     "texture skips true": ({"texture_skips": True}, "texture_skips must be a whole number"),
-    "texture nowhere": ({"texture_skips": 8}, "texture_skips must be from 0 to"),
+    "texture skips beyond all scales": ({"texture_skips": 33}, "texture_skips must be from 0 to"),
     "texture in quotes": ({"texture_taps": "1"}, "texture_taps must be whole numbers"),
     "a slope of text": ({"slope": "x" * 10**6}, "slope must be a number"),
     "a distance of a list": ({"distance": [[]]}, "distance must be a string"),

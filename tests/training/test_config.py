@@ -17,7 +17,7 @@ BAD = [
     ("scales", -1), ("ratio", 1.0), ("ratio", math.nan), ("channels", ()), ("channels", (0,)), ("channels", (16.7,)),
     ("channels", ("16",)), ("channels", 16), ("taps", (9,)), ("taps", ("4",)), ("distance", "cubed"),
     ("image_exponent", 3.0), ("image_share", math.nan), ("texture_taps", (0,)), ("texture_taps", (9,)),
-    ("texture_skips", -1), ("texture_skips", 8), ("texture_pull", -1.0), ("texture_pull", math.inf),
+    ("texture_skips", -1), ("texture_skips", 9), ("texture_pull", -1.0), ("texture_pull", math.inf),
     ("periods", (1,)), ("periods", (3.5,)),
     ("periodic_weight", -1.0), ("periodic_weight", math.nan), ("wiener", 4), ("wiener", 5.0), ("steps", "6"),
     ("steps", 0), ("lr", 10**400), ("betas", (0.5, -(10**400))), ("scales", 33), ("scales", 10**12),

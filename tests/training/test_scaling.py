@@ -105,7 +105,7 @@ def test_the_texture_term_pulls_as_hard_as_is_asked_for(taps, distance, skips, p
     assert texture / rest == pytest.approx(pull, rel=1e-3)
 
 
-@pytest.mark.parametrize("off", [{"texture_taps": ()}, {"texture_pull": 0.0}])
+@pytest.mark.parametrize("off", [{"texture_taps": ()}, {"texture_pull": 0.0}, {"texture_skips": 2}])
 def test_without_texture_there_is_no_weight(off):
     config = Config(**SMALL, **off)
     layers, examples = small_examples(config)
