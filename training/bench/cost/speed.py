@@ -26,7 +26,7 @@ from torch import nn
 if not __package__:  # run by its path
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-from task_losses import JPEGLoss, SRLoss
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss
 from training.bench.authors import AuthorsLoss
 from training.bench.cost.turns import take_turns
 from training.bench.markdown import table
@@ -38,8 +38,9 @@ MEMORY_SIDE = 512
 
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
-    "ours": lambda: JPEGLoss(pretrained=False),  # DenoiseLoss has the same shape
+    "ours": lambda: JPEGLoss(pretrained=False),
     "ours, texture=0": lambda: JPEGLoss(pretrained=False, texture=0.0),
+    "ours, DenoiseLoss": lambda: DenoiseLoss(pretrained=False),  # its finest scale compares texture too
     "ours, SRLoss": lambda: SRLoss(pretrained=False),
     "ours, every discriminator at full resolution": lambda: JPEGLoss(pretrained=False, resolution="full"),
     "VGG16, 4 blocks": lambda: TrunkLoss(vgg16()),

@@ -63,7 +63,8 @@ FIDELITY = (Claim("cvvdp"), Claim("flip"), Claim("psnr"), Claim("ssim"))
 FEATURE_LOSSES = ("vgg", "stlpips-alex", "stlpips-vgg")
 
 NO_ROW = "no results"
-OUR_COSTS = {"ours": "JPEGLoss and DenoiseLoss", "ours, SRLoss": "SRLoss"}  # as training.bench.cost.speed names them
+# As training.bench.cost.speed names them.
+OUR_COSTS = {"ours": "JPEGLoss", "ours, DenoiseLoss": "DenoiseLoss", "ours, SRLoss": "SRLoss"}
 
 Line = tuple[str, str, str, str, str]  # against, claim, measured, seeds, verdict
 
