@@ -35,8 +35,7 @@ class FrozenDiscriminator(nn.Module):
         self.groups = 1  # discriminators in one, see task_losses.joined
         self.terms = dict(sorted(terms.items()))
         self.taps = tuple(self.terms)
-        # Those that agree in it can be computed as one, but for the image's own terms.
-        self.form = [weight.shape for weight, _ in layers]
+        self.shapes = [weight.shape for weight, _ in layers]
         for index, (weight, bias) in enumerate(layers):
             self.register_buffer(f"weight{index}", weight.detach(), persistent=False)
             self.register_buffer(f"bias{index}", bias.detach(), persistent=False)

@@ -105,7 +105,7 @@ class JoinedDiscriminators(FrozenDiscriminator):
 
 def joinable(one: FrozenDiscriminator, other: FrozenDiscriminator) -> bool:
     """Whether two can be parts of one network. A subclass may compare in its own way."""
-    return type(one) is type(other) is FrozenDiscriminator and one.form == other.form
+    return type(one) is type(other) is FrozenDiscriminator and one.shapes == other.shapes
 
 
 @lru_cache

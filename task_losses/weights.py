@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -402,6 +402,9 @@ def architecture_from_dict(content: Any) -> Architecture:
     """
     if not isinstance(content, dict):
         raise ValueError(f"it must be an object, found {type(content).__name__}")
+    known = {entry.name for entry in fields(Architecture)} - {"image_weight"} | {"slope"}
+    if unknown := sorted(set(content) - known):  # what it says may change the result
+        raise ValueError(f"this version does not know {shown(', '.join(unknown))}: a later task-losses may read it")
     if _number(content, "slope") != SLOPE:
         raise ValueError(f"LeakyReLU slope {content['slope']} differs from {SLOPE}")
     distance = content.get("distance", Architecture.distance)

@@ -13,10 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from weight_files import DIFFERENCES, EVERY_TERM, random_file
+from weight_files import ABSOLUTE, DIFFERENCES, EVERY_TERM, random_file
 
 from task_losses import TaskLoss
-from task_losses.architecture import Architecture
 
 FEW = settings(max_examples=12, derandomize=True, database=None, deadline=None)
 MANY = settings(max_examples=1000, database=None, deadline=None, print_blob=True)
@@ -24,15 +23,7 @@ MANY = settings(max_examples=1000, database=None, deadline=None, print_blob=True
 FORMS = {
     "differences": DIFFERENCES,
     "every term": EVERY_TERM,
-    "absolute": Architecture(
-        channels=(3, 4, 5),
-        taps=(0, 2),
-        distance="absolute",
-        image_exponent=1.0,
-        texture_taps=(2,),
-        texture_weight=1.0,
-        texture_skips=1,
-    ),
+    "absolute": ABSOLUTE,
 }
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 RANGES: list[Any] = [1.0, 255, (-1, 1), 65535, (-1000, 400), (0.0, 1e-3)]

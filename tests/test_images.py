@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
-from weight_files import EVERY_TERM, random_file
+from weight_files import ABSOLUTE, EVERY_TERM, random_file
 
 from task_losses import TaskLoss, range_warning
 from task_losses.architecture import Architecture
@@ -22,14 +22,7 @@ from task_losses.pyramid import resize_area
 FORMS = {
     "all terms": EVERY_TERM,
     "squared": Architecture(channels=(3, 4, 5), taps=(0, 1, 5)),
-    "absolute": Architecture(
-        channels=(3, 4, 5),
-        taps=(0, 2),
-        distance="absolute",
-        image_exponent=1.0,
-        texture_taps=(2,),
-        texture_weight=1.0,
-    ),
+    "absolute": ABSOLUTE,
 }
 Make = Callable[..., TaskLoss]
 

@@ -210,6 +210,16 @@ class TestValue:
         assert torch.equal(pred, before[0])
         assert torch.equal(target, before[1])
 
+    @pytest.mark.parametrize("kind", [SRLoss, DenoiseLoss, JPEGLoss])
+    def test_the_dial_turns_the_scales_that_compare_texture(self, kind: type[TaskLoss]) -> None:
+        """SRLoss and JPEGLoss leave the finest scale out: networks gain strength there by dots."""
+        pred, target = images(1, 3, 80, 80)
+        off, on = (kind(texture=texture).double().per_scale(pred, target) for texture in (0.0, 1.0))
+        last = 7 - kind().architecture.texture_skips
+        assert last == {SRLoss: 6, DenoiseLoss: 7, JPEGLoss: 6}[kind]
+        textured = [scale for scale in on if not torch.equal(on[scale], off[scale])]
+        assert textured == list(range(last + 1))
+
     def test_per_scale_adds_up_to_the_loss(self, make: Make) -> None:
         pred, target = images(2, 3, 24, 20)
         shares = make().per_scale(pred, target)

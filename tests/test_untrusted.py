@@ -80,6 +80,7 @@ ABSURD: dict[str, tuple[dict[str, Any], str]] = {
     "texture skips true": ({"texture_skips": True}, "texture_skips must be a whole number"),
     "texture skips beyond all scales": ({"texture_skips": 33}, "texture_skips must be from 0 to"),
     "texture in quotes": ({"texture_taps": "1"}, "texture_taps must be whole numbers"),
+    "a term of a later version": ({"sharpness": 1.0}, "this version does not know 'sharpness'"),
     "a slope of text": ({"slope": "x" * 10**6}, "slope must be a number"),
     "a distance of a list": ({"distance": [[]]}, "distance must be a string"),
     "a distance of a long text": ({"distance": "x" * 10**5}, "distance must be squared or absolute"),

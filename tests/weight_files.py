@@ -23,6 +23,16 @@ EVERY_TERM = Architecture(
     periods=(2,),
     periodic_weight=0.5,
 )
+# Absolute differences, and a finest scale without texture.
+ABSOLUTE = Architecture(
+    channels=(3, 4, 5),
+    taps=(0, 2),
+    distance="absolute",
+    image_exponent=1.0,
+    texture_taps=(2,),
+    texture_weight=1.0,
+    texture_skips=1,
+)
 
 
 def random_file(form: Architecture, seed: int = 3) -> bytes:

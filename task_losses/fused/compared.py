@@ -48,8 +48,7 @@ class Compared:
         return replace(self, image_weight=0.0, image_exponent=2.0, periods=())
 
     def without_textures(self) -> Compared:
-        known = replace(self, textures=(), texture_weight=1.0)
-        return known if self.differences else replace(known, exponent=2.0)
+        return replace(self, textures=(), texture_weight=1.0)
 
     def form(self) -> Compared:
         """Without what changes no kernel: factors, which are numbers in memory, and periods, which are arguments."""
@@ -60,18 +59,13 @@ class Compared:
 def compared(levels: Sequence[Level]) -> Compared | None:
     """Of all levels; None where the kernels do not know a term, or levels differ in more than that some have no texture
     and none but the finest the image's own terms."""
-    found = [_of(level.discriminator) for level in levels]
-    known = [of_level for of_level in found if of_level is not None]
-    if len(known) < len(found):
+    *others, finest = (_of(level.discriminator) for level in levels)
+    if finest is None:
         return None
-    finest = known[-1]
-    textured = next((of_level for of_level in known if of_level.textures), finest)
+    textured = next((of for of in others if of is not None and of.textures), finest)
     whole = replace(finest, textures=textured.textures, texture_weight=textured.texture_weight)
-    if not finest.differences:
-        whole = replace(whole, exponent=textured.exponent)
-    with_texture = whole.of_features()
-    possible = (with_texture, with_texture.without_textures())
-    if whole.last == 0 or not all(of_level in possible for of_level in (*known[:-1], finest.of_features())):
+    possible = (whole.of_features(), whole.of_features().without_textures())
+    if whole.last == 0 or any(of not in possible for of in (*others, finest.of_features())):
         return None
     return whole
 

@@ -40,8 +40,8 @@ class Plan:
             and whether the level compares texture.
         rows, columns: (4, their number): for each pixel of each level along an axis the pixel of the image where its
             centre is, how far beyond (0 to 1), one over the filter's stretch, and one over the sum of its weights.
-        pixels, windows: of all levels of one image. A level that compares
-            texture has a place for a window at each block.
+        pixels, windows: of all levels of one image. A level that compares texture has a place for a window at each
+            block.
         tiles, resized_tiles, window_tiles: of all levels.
         size: of the image.
     """

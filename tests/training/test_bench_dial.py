@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from study_results import write_cell
 from training.bench.report import __main__ as report
 from training.bench.report.dial import GAIN, render_dial
 from training.bench.report.rows import Rows, read_rows, settings
+from training.bench.report.tables import means
 from training.bench.study.conditions import MAIN_METRICS, Conditions
 from training.bench.study.restoration import Recipe
 
@@ -29,10 +32,13 @@ def study(folder: Path, *, gain: float = 0.3, control: float = 0.2) -> Rows:
     return read_rows(folder, CONDITIONS)["sr"]
 
 
+def table_cells(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+
+
 def lines(text: str) -> dict[tuple[str, str], tuple[str, str]]:
     """(against, claim) -> measured, verdict."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
-    return {(line[0], line[1]): (line[2], line[-1]) for line in cells}
+    return {(line[0], line[1]): (line[2], line[-1]) for line in table_cells(text)}
 
 
 def test_settings_are_read_in_the_order_of_the_dial(tmp_path: Path) -> None:
@@ -128,6 +134,30 @@ def test_a_grid_up_to_the_recommended_setting_is_counted(
     found = lines(render_dial("sr", read_rows(tmp_path, CONDITIONS)["sr"]))
     assert found["`l1`", f"`ours~1`: {metric.title()} at most 1.1 times"][1] == verdict
     assert ("`l1`", f"`ours~2`: {metric.title()} at most 1.1 times") not in found
+
+
+def test_a_grid_that_nobody_measured_leaves_its_claim_open(tmp_path: Path) -> None:
+    study(tmp_path)
+    rows = read_rows(tmp_path, replace(CONDITIONS, metrics=MAIN_METRICS))["sr"]
+    assert lines(render_dial("sr", rows))["`l1`", "`ours~1`: Dots at most 1.1 times"] == ("no results", "open")
+
+
+def test_seeds_are_those_of_the_metric(tmp_path: Path) -> None:
+    """A mean of some seeds is not shown as one of all, and a claim counts the seeds that it stands on."""
+    for seed, loss in product((0, 1), ("l1", "ours~1")):
+        path = write_cell(tmp_path, "sr", loss, seed=seed)
+        if (seed, loss) == (1, "l1"):
+            result = json.loads(path.read_text())
+            for scores in result["evaluations"]["crop256"]["4"].values():
+                del scores["dots"]
+            path.write_text(json.dumps(result))
+    rows = read_rows(tmp_path, CONDITIONS)["sr"]
+    shown = {cells[0]: cells[-1] for cells in table_cells(means(rows, ["dots"]))}
+    assert shown["`l1`"] == ""
+    assert float(shown["`ours~1`"]) > 0
+    seeds = {tuple(cells[:2]): cells[3] for cells in table_cells(render_dial("sr", rows))}
+    assert seeds["`l1`", "`ours~1`: Dots at most 1.1 times"] == "1"
+    assert seeds["`l1`", "`ours~1`: Pattern at most 1.1 times"] == "2"
 
 
 @pytest.mark.parametrize(("jod", "verdict"), [(9.6, "yes"), (9.9, "no")])

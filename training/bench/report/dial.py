@@ -81,10 +81,11 @@ def _at_the_price(rows: Rows, baseline: str, gain: float, second: Claim) -> Iter
     if baseline != "l1" and (len(theirs) == 1 or share is None):
         yield from _at_equal(rows, baseline, "psnr", ("stlpips", "cvvdp"), alone=True)
         return
-    seeds = shared_seeds([*ours, *theirs, l1])
+    read_rows = [*ours, *theirs, l1]
     claim = f"ST-LPIPS lower by {100 * gain:.0f} % at least" if gain else "ST-LPIPS lower"
-    yield where, claim, percent(share), seeds, _below(share, -gain)
-    yield where, str(second), shown(second.metric, found) or NOT_REACHED, seeds, second.holds(found)
+    yield where, claim, percent(share), shared_seeds(read_rows, "psnr", "stlpips"), _below(share, -gain)
+    text = shown(second.metric, found) or NOT_REACHED
+    yield where, str(second), text, shared_seeds(read_rows, "psnr", second.metric), second.holds(found)
 
 
 def percent(share: Interval | None) -> str:
@@ -110,8 +111,8 @@ def _at_equal(rows: Rows, baseline: str, axis: str, metrics: tuple[str, ...], *,
     if not theirs:
         yield where, "everything", NO_ROW, "0", OPEN
         return
-    seeds = shared_seeds([*ours, *theirs])
     for metric in metrics:
+        seeds = shared_seeds([*ours, *theirs], axis, metric)
         first, second = _scores(ours, axis, metric), _scores(theirs, axis, metric)
         compared = front_difference(first, second, axis_higher=METRICS[axis].higher_is_better, give_way=False)
         found = compared.interval if compared else None
@@ -138,21 +139,18 @@ def _for_nothing(rows: Rows) -> Line:
     if verdict == CERTAIN and price.low < 0:
         verdict = BY_MEAN
     text = f"`{row.label}`: PSNR {shown('psnr', price)}, ST-LPIPS {percent(share)}"
-    return "`l1`", claim, text, shared_seeds([row, l1]), verdict
+    return "`l1`", claim, text, shared_seeds([row, l1], "psnr", "stlpips"), verdict
 
 
 def _grid(rows: Rows) -> Iterator[Line]:
     """The power of a grid, and of dots, at each setting up to the recommended one."""
     l1, of_dial = rows["l1"], [row for row in settings(rows, OURS) if (row.dial or 0.0) <= RECOMMENDED]
     for row, metric in product(of_dial, GRIDS):
-        scores = [of.scores.get(metric, {}) for of in (row, l1)]
-        if not all(scores):
-            continue
-        pairs = [(dict.fromkeys(of, 0.0), of) for of in scores]
+        pairs = [(dict.fromkeys(of, 0.0), of) for of in (of_row.scores.get(metric, {}) for of_row in (row, l1))]
         share = difference_at(pairs[:1], pairs[1:], pairs[1][0], relative=True)
         claim = f"`{row.label}`: {METRICS[metric].title} at most {GRID:g} times"
         text = NO_ROW if share is None else f"{1 + share.mean:.2f} [{1 + share.low:.2f}, {1 + share.high:.2f}]"
-        yield "`l1`", claim, text, shared_seeds([row, l1]), _below(share, GRID - 1)
+        yield "`l1`", claim, text, shared_seeds([row, l1], metric), _below(share, GRID - 1)
 
 
 def _seen(visible: Mapping[str, float] | None) -> Line:

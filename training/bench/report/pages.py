@@ -40,7 +40,7 @@ DIAL = Conditions(
 DIAL_METRICS = ("brisque", "gmsd", "haarpsi", "vsi")  # by which rows are measured once more
 RESIDUAL = replace(DIAL, recipe=Recipe(start_steps=3000, steps=300))
 SCRATCH = replace(DIAL, recipe=Recipe(width=24, depth=4, start_steps=0, steps=5000, lr=1e-3))
-# What only the rows of SUMMARY_ROWS were measured by: the test levels besides the first, and further metrics.
+# What some rows of STUDY were measured by: the test levels besides the first, and further metrics.
 OTHER_LEVELS = ({"denoise": (15,), "jpeg": (20,)}, {"denoise": (50,), "jpeg": (40,)})
 OTHER_METRICS = ("gmsd", "haarpsi", "vsi")
 BASELINES = ("l1", "random", "authors@full", "vgg")

@@ -52,6 +52,10 @@ class Row:
     def seeds(self) -> list[int]:
         return sorted({result["config"]["seed"] for result in self.results})
 
+    def seeds_of(self, metric: str) -> set[int]:
+        """Those that were measured by a metric."""
+        return {seed for seed, _ in self.scores.get(metric, {})}
+
     def mean(self, metric: str) -> float | None:
         values = list(self.scores.get(metric, {}).values())
         return mean(values) if values else None

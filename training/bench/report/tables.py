@@ -54,7 +54,10 @@ def means(rows: Rows, metrics: Sequence[str], costs: bool = False) -> str:
     head = ["loss", "seeds", *map(column_title, metrics), *(title for title, _ in noted.values())]
     lines = []
     for row in rows.values():
-        scores = ((row.mean(name), METRICS[name].digits) for name in metrics)
+        # A mean of some seeds would not be that of the seeds that the row says.
+        scores = (
+            (row.mean(name) if row.seeds_of(name) == set(row.seeds) else None, METRICS[name].digits) for name in metrics
+        )
         figures = [*scores, *((row.median(name), digits) for name, (_, digits) in noted.items())]
         shown = ["" if value is None else f"{value:.{digits}f}" for value, digits in figures]
         lines.append([f"`{row.label}`", str(len(row.seeds)), *shown])
@@ -126,8 +129,11 @@ def difference_on_fronts(rows: Rows, loss: str, baseline: str, metric: str, axis
     return front_difference(points(loss), points(baseline), **better)
 
 
-def shared_seeds(rows: Sequence[Row]) -> str:
-    return str(len(set.intersection(*(set(row.seeds) for row in rows))))
+def shared_seeds(rows: Sequence[Row], *metrics: str) -> str:
+    """How many seeds all rows have, measured by these metrics."""
+    seeds = [set(row.seeds) for row in rows]
+    seeds += [row.seeds_of(metric) for row in rows for metric in metrics]
+    return str(len(set.intersection(*seeds)))
 
 
 def shared_part(found: FrontDifference, axis: str) -> str:

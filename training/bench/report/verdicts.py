@@ -138,7 +138,13 @@ def _at_working_point(rows: Rows, ours: str, baseline: str, claims: tuple[Claim,
     row, other = rows[ours], rows[baseline]
     for claim in claims:
         found = difference(row, other, claim.metric)
-        yield f"`{baseline}`", str(claim), shown(claim.metric, found), shared_seeds([row, other]), claim.holds(found)
+        yield (
+            f"`{baseline}`",
+            str(claim),
+            shown(claim.metric, found),
+            shared_seeds([row, other], claim.metric),
+            claim.holds(found),
+        )
 
 
 def _on_fronts(rows: Rows, ours: str, baseline: str, axis: str, claims: tuple[Claim, ...]) -> Iterator[Line]:
