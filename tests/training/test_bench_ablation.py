@@ -305,3 +305,23 @@ def test_results_of_two_questions_stand_side_by_side(
     assert [row[0].strip("| ") for row in rows] == ["resolution", *["weights"] * 7]
     run("weights")  # nothing is left to do
     assert (tmp_path / "out" / "ablations-sr-weights.json").read_text() == first
+
+
+def test_at_equal_psnr_a_setting_of_the_dial_is_no_gain() -> None:
+    def measured(psnr: float, stlpips: float) -> dict[str, dict[tuple[int, str], float]]:
+        hardness = {(0, str(key)): float(key) for key in range(3)}
+        return {
+            "psnr": {key: psnr - hard for key, hard in hardness.items()},
+            "stlpips": {key: stlpips + hard / 100 for key, hard in hardness.items()},
+        }
+
+    dial = [measured(30.0, 0.3), measured(29.0, 0.2), measured(28.0, 0.15)]
+
+    def read(psnr: float, stlpips: float, of: list[dict[str, dict[tuple[int, str], float]]]) -> list[float | None]:
+        found = ablations.differences(measured(psnr, stlpips), dial[1], of)
+        return [None if interval is None else round(interval.mean, 6) for interval in found.values()]
+
+    assert read(28.5, 0.175, dial) == [-0.5, 0.0]
+    assert read(28.5, 0.165, dial) == [-0.5, -0.01]
+    assert read(27.0, 0.1, dial) == [-2.0, None]  # the dial does not reach so far
+    assert read(28.5, 0.175, []) == [-0.5, -0.025]
