@@ -1,6 +1,6 @@
 """The recipes of the losses: what each changes of the defaults in :mod:`training.config`.
 
-The defaults serve a distortion of one's own, and DenoiseLoss as they are. ``train``, ``release`` and the export read
+The defaults serve a distortion of one's own. ``train``, ``release`` and the export read
 recipes from here; a released weight's file holds all settings that made it.
 """
 
@@ -25,7 +25,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "objective": "wgan-gp",
         "spectral_norm": False,
     },
-    "denoise": {},
+    "denoise": {
+        "image_exponent": 1.0,  # squares of the image lose in ColorVideoVDP
+        "image_share": 0.9,
+        "texture_skips": 1,
+        "texture_pull": 2.25,
+        "periodic_weight": 1.0,  # as SRLoss's, beside absolute differences of the image
+    },
     "jpeg": {
         "image_exponent": 1.5,
         "image_share": 0.9,
