@@ -44,10 +44,10 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
         {"taps": (0, 2), "distance": "squared"},
         {"taps": (0, 3), "distance": "squared"},
     ],
-    "share": [{"image_share": share} for share in (0.1, 0.25, 0.5, 0.6, 0.75, 0.9)],
+    "share": [{"image_share": share} for share in (0.1, 0.25, 0.5, 0.75, 0.97)],
     "texture": [  # its pull is no question: the dial is
         *({"texture_taps": taps} for taps in ((), (1,), (2,), (4,), (1, 2, 4))),
-        *({"texture_skips": skips} for skips in (0, 1, 2)),
+        *({"texture_skips": skips} for skips in (0, 2)),
     ],
     "pattern": [{"periods": ()}, {"periods": (3, 4)}, *({"periodic_weight": g} for g in (0.01, 0.3, 3.0))],
     "exponent": [{"image_exponent": exponent} for exponent in (1.0, 1.5, 2.0)],
