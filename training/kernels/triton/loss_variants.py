@@ -16,7 +16,6 @@ from training.kernels.triton.variants import Variant
 _DEPTH = 5
 _FORMS = (  # channels, taps, exponent of features and of images: those of released weights, and other widths
     (16, (0, 4), "squared", 1.5),
-    (16, (0, 4), "squared", 1.0),
     (16, (0, 4), "squared", 2.0),
     (16, (1, 4), "absolute", 2.0),
     (24, (1, 4), "absolute", 2.0),
