@@ -87,6 +87,10 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     for task, rows in read_rows(RESULTS / "dial", RESIDUAL).items():
         sections[f"residual {task}"] = means(rows, DIAL.metrics)
         sections[f"residual claims {task}"] = render_dial(task, rows)
+    choices = dict[str, str]()
+    for name, conditions in (("plain", DIAL), ("residual", RESIDUAL)):
+        for task, rows in read_rows(RESULTS / "choice", replace(conditions, metrics=STUDY.metrics)).items():
+            choices[f"choice {task} {name}"] = means(rows, STUDY.metrics)
     scratch = read_rows(RESULTS / "dial", SCRATCH)
     for task, rows in scratch.items():
         sections[f"scratch {task}"] = means(rows, DIAL.metrics)
@@ -104,7 +108,8 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
         readme: splice(readme.read_text(encoding="utf-8"), {"summary": summary(dials)}),
         ablations_page: splice(
             ablations_page.read_text(encoding="utf-8"),
-            {
+            choices
+            | {
                 f"ablations {folder.name}": ablations.render(folder, STUDY.metrics).strip().replace("## ", "### ")
                 for folder in sorted((RESULTS / "ablations").iterdir())
             },
