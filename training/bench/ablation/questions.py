@@ -50,7 +50,7 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
         *({"texture_skips": skips} for skips in (0, 2)),
     ],
     "pattern": [{"periods": ()}, {"periods": (3, 4)}, *({"periodic_weight": g} for g in (0.01, 0.3, 3.0))],
-    "exponent": [{"image_exponent": exponent} for exponent in (1.0, 1.5, 2.0)],
+    "exponent": [{"image_exponent": exponent} for exponent in (1.0, 1.75, 2.0)],
     "range": [{"input_range": (-1.0, 1.0)}],
     "penalty": [{"penalty_weight": 0.01}, {"penalty_weight": 1.0}, {"penalty_weight": 10.0}],
     "strength": [
