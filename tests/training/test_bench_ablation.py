@@ -325,3 +325,10 @@ def test_at_equal_psnr_a_setting_of_the_dial_is_no_gain() -> None:
     assert read(28.5, 0.165, dial) == [-0.5, -0.01]
     assert read(27.0, 0.1, dial) == [-2.0, None]  # the dial does not reach so far
     assert read(28.5, 0.175, []) == [-0.5, -0.025]
+
+
+def test_the_dial_needs_psnr(capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [f"--{name}=." for name in ("train-images", "test-images", "out", "runs")]
+    with pytest.raises(SystemExit):
+        ablations.main([*folders, "--metrics", "stlpips", "--dial", "0", "1"])
+    assert "psnr must be among --metrics" in capsys.readouterr().err

@@ -41,7 +41,10 @@ Measured = Mapping[str, Scores]  # metric -> scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.dial and "psnr" not in options.metrics:
+        parser.error("--dial compares at equal PSNR, so psnr must be among --metrics")
     torch.set_num_threads(options.threads)
     conditions = conditions_of(options)
     test = Test(read_folders(options.test_images), conditions.levels, conditions.crop, conditions.metrics)
