@@ -40,7 +40,7 @@ MEMORY_SIDE = 512
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "ours": lambda: JPEGLoss(pretrained=False),
     "ours, texture=0": lambda: JPEGLoss(pretrained=False, texture=0.0),
-    "ours, DenoiseLoss": lambda: DenoiseLoss(pretrained=False),  # its finest scale compares texture too
+    "ours, DenoiseLoss": lambda: DenoiseLoss(pretrained=False),  # of the same form since v5
     "ours, SRLoss": lambda: SRLoss(pretrained=False),
     "ours, every discriminator at full resolution": lambda: JPEGLoss(pretrained=False, resolution="full"),
     "VGG16, 4 blocks": lambda: TrunkLoss(vgg16()),
