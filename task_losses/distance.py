@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -30,15 +29,6 @@ class Level(NamedTuple):
     scale: int
     size: tuple[int, int]
     discriminator: FrozenDiscriminator
-
-
-# Asked here, since not every torch can compile the question.
-WITHOUT_AUTOCAST = frozenset(kind for kind in ("meta", "mps", "mtia") if not torch.amp.is_autocast_available(kind))
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, autocast does nothing. A device that has none, like meta, needs no switching off."""
-    return nullcontext() if device.type in WITHOUT_AUTOCAST else torch.autocast(device.type, enabled=False)
 
 
 def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level], mask: Tensor | None = None) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from task_losses import autocast
+
 CHANNELS = ("rgb", "per_channel")
 MOST_CHANNELS_LAST = 4  # which a last dimension may hold: no discriminator sees so narrow an image
 
@@ -20,9 +22,7 @@ def check_pair(pred: Tensor, target: Tensor, channels: str) -> None:
             f"pred and target must be on one device, got {pred.device} and {target.device}; move one with .to()"
         )
     # Under autocast a network's half precision output meets a float32 reference as a matter of course.
-    kind = pred.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # meta has none
-    if pred.dtype != target.dtype and not autocast:
+    if pred.dtype != target.dtype and not autocast.is_on(pred.device):
         raise TypeError(
             f"pred and target must have one dtype outside autocast, got {pred.dtype} and {target.dtype}; "
             "convert one with .to(dtype)"

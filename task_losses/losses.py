@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from task_losses.autocast import full_precision
 from task_losses.checks import (
     LARGEST,
     check_choice,
@@ -28,7 +29,7 @@ from task_losses.checks import (
     check_texture,
 )
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.distance import Level, full_precision, plain_distance
+from task_losses.distance import Level, plain_distance
 from task_losses.hub_options import HubOptions
 from task_losses.images import CHANNELS, check_image, check_mask, check_pair, mask_to_batch, to_batch, to_leading
 from task_losses.levels import Selection

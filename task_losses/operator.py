@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from task_losses.architecture import Architecture
+from task_losses.autocast import full_precision
 from task_losses.constants import keeps
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.distance import Level, distance_and_gradient, full_precision, plain_distance
+from task_losses.distance import Level, distance_and_gradient, plain_distance
 from task_losses.levels import Selection
 
 

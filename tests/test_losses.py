@@ -119,6 +119,17 @@ class TestValue:
         assert mixed.dtype == torch.float32
         torch.testing.assert_close(mixed, make()(pred.bfloat16().float(), target), rtol=0, atol=0)
 
+    def test_a_call_asks_nothing_of_autocast_that_older_torch_cannot_compile(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(kind: str) -> bool:
+            raise AssertionError(f"torch 2.11 breaks a compiled graph here ({kind})")
+
+        pred, target = images(1, 3, 20, 17)
+        loss = make()
+        monkeypatch.setattr(torch.amp, "is_autocast_available", refuse)
+        loss(pred, target).backward()
+
     def test_a_gradient_penalty_made_inside_autocast_is_float32(self, make: Make) -> None:
         """Forward and first gradient inside; the last backward pass outside, as torch asks for."""
         pred, target = images(1, 3, 20, 17)

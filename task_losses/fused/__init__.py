@@ -1,8 +1,11 @@
-"""A loss's distances and gradient in 10 to 17 kernels on a CUDA device, by Triton kernels; off unless it is asked for.
+"""A loss's distances and gradient in 10 to 17 kernels, by Triton: the way on a CUDA device, wherever they can run.
 
-``TASK_LOSSES_KERNELS=fused`` in the environment turns it on. Triton comes with torch's CUDA builds and is imported when
-it is first needed. Before the kernels are used, they must agree with the plain path on this very device; where they
-cannot run, the plain path takes over with one warning that says why.
+Triton comes with torch's CUDA builds and is imported when it is first needed. Before the kernels are used, they must
+agree with the plain path on this very device. Where they cannot run, the plain path takes over: in silence if they were
+not made for such images or weights, with one warning if they fail.
+
+``TASK_LOSSES_KERNELS`` in the environment is ``plain`` for the plain path everywhere, or ``fused`` for a warning
+wherever the kernels are not used.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ _warned: set[str] = set()
 
 
 def takes(pred: Tensor, levels: Sequence[Level], plain: Way) -> bool:
-    """Whether the kernels are asked for and can run; where they cannot, one warning says why.
+    """Whether the kernels compute this. Where they fail, or are asked for and cannot, one warning says why.
 
     Args:
         plain: the same in plain torch, with which the kernels must agree on this device.
@@ -36,21 +39,27 @@ def takes(pred: Tensor, levels: Sequence[Level], plain: Way) -> bool:
     Raises:
         ValueError: the environment asks for kernels that there are not.
     """
-    if not wanted():
+    asked = os.environ.get(SWITCH, "")
+    if asked not in ("", "plain", "fused"):
+        raise ValueError(f"{SWITCH} must be 'fused' or 'plain', or be unset, got {asked!r}")
+    if asked == "plain" or not (pred.is_cuda or asked):
         return False
-    reason = obstacle(pred, levels, plain)
-    if reason is not None and reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(f"{SWITCH}=fused cannot be followed, plain torch is used: {reason}", stacklevel=2)
-    return reason is None
+    reason = obstacle(pred, levels)
+    if reason is not None:
+        if asked:
+            _warn(f"{SWITCH}=fused cannot be followed, plain torch is used: {reason}")
+        return False
+    failure = _failure(pred.device, levels, plain) if pred.is_cuda else None
+    if failure is not None:
+        _warn(f"plain torch is used on {pred.device}, {SWITCH}=plain asks for it without this warning: {failure}")
+    return failure is None
 
 
-def wanted() -> bool:
-    """Whether the environment asks for the fused path."""
-    value = os.environ.get(SWITCH, "")
-    if value not in ("", "plain", "fused"):
-        raise ValueError(f"{SWITCH} must be 'fused' or 'plain', or be unset, got {value!r}")
-    return value == "fused"
+def _warn(text: str) -> None:
+    """Once in a process."""
+    if text not in _warned:
+        _warned.add(text)
+        warnings.warn(text, stacklevel=3)
 
 
 def distance_and_gradient(pred: Tensor, target: Tensor, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
@@ -60,8 +69,8 @@ def distance_and_gradient(pred: Tensor, target: Tensor, levels: Sequence[Level])
     return step.distance_and_gradient(pred, target, levels)
 
 
-def obstacle(pred: Tensor, levels: Sequence[Level], plain: Way) -> str | None:
-    """Why the kernels cannot take this, in words, or None. On ``meta`` they need nothing but Triton."""
+def obstacle(pred: Tensor, levels: Sequence[Level]) -> str | None:
+    """Why the kernels were not made for this, in words, or None. On ``meta`` they need nothing but Triton."""
     if pred.device.type not in ("cuda", "meta"):
         return f"the images are on {pred.device}, not on a CUDA device"
     if importlib.util.find_spec("triton") is None:
@@ -72,7 +81,7 @@ def obstacle(pred: Tensor, levels: Sequence[Level], plain: Way) -> str | None:
         return f"the loss is in {str(pred.dtype).removeprefix('torch.')}, the kernels are in float32"
     if len(pred) > _MOST_IMAGES or pred.shape[2] * pred.shape[3] > _MOST_PIXELS:
         return f"the kernels take {_MOST_IMAGES} images of {_MOST_PIXELS} pixels at most, got {tuple(pred.shape)}"
-    return _obstacle_of(levels) or (_obstacle_here(pred.device, levels, plain) if pred.is_cuda else None)
+    return _obstacle_of(levels) or (_obstacle_here(pred.device) if pred.is_cuda else None)
 
 
 def _obstacle_of(levels: Sequence[Level]) -> str | None:
@@ -94,7 +103,16 @@ def _obstacle_of(levels: Sequence[Level]) -> str | None:
     return None
 
 
-def _obstacle_here(device: torch.device, levels: Sequence[Level], plain: Way) -> str | None:
+def _obstacle_here(device: torch.device) -> str | None:
+    """Of the device."""
+    capability = torch.cuda.get_device_capability(device)
+    if capability < configs.OLDEST:
+        return f"compute capability {'.'.join(map(str, capability))} is too old: 8.0 or later is needed"
+    return None
+
+
+def _failure(device: torch.device, levels: Sequence[Level], plain: Way) -> str | None:
+    """What went wrong when they were tried on this device, or None."""
     from task_losses.fused import selfcheck
 
     return selfcheck.check(device, levels, plain)

@@ -39,12 +39,9 @@ def check(device: torch.device, levels: Sequence[Level], plain: Way) -> str | No
     """Why the kernels must not be used on a CUDA device for such levels, in words, or None."""
     precision, known = configs.precision(), compared(levels)
     assert known is not None, "the caller asks task_losses.fused.obstacle first"
-    key = (device, width_of(levels[-1]), levels[-1].discriminator.depth, known.form(), precision)
+    key = (device, width_of(levels[-1]), levels[-1].discriminator.depth, known.form, precision)
     if key in _checked:
         return _checked[key]
-    capability = torch.cuda.get_device_capability(device)
-    if capability < configs.OLDEST:
-        return f"compute capability {'.'.join(map(str, capability))} is too old: 8.0 or later is needed"
     if torch.cuda.is_current_stream_capturing():
         return "a CUDA graph is being captured before the kernels have run once; call the loss once before"
     _checked[key] = disagreement(device, levels, plain, step.distance_and_gradient, precision)

@@ -1,7 +1,9 @@
 """When the fused path is taken, what it launches, and what happens where it cannot run."""
 
 import copy
+import re
 import warnings
+from typing import cast
 
 import pytest
 import torch
@@ -98,7 +100,7 @@ def test_the_dial_compiles_nothing_anew():
         assert types == {int, torch.Tensor}
         found = compared(levels)
         assert found is not None
-        return [(started.kernel, started.constexprs) for started in seen], found.form()
+        return [(started.kernel, started.constexprs) for started in seen], found.form
 
     dialled = [compiled(taken(JPEGLoss(texture=texture, fidelity=f))) for texture, f in ((1.0, 1.0), (0.3, 0.5))]
     assert dialled[0] == dialled[1]
@@ -113,17 +115,67 @@ def test_says_which_terms_the_kernels_do_not_know():
     _, heavier = levels_of(8, (4,), "squared", 2.0, texture_taps=(1,), **form | {"texture_weight": 2.0})
     with_image, _ = levels_of(8, (0, 4), "squared", 2.0, scales=1, size=(40, 40)) * 2
     for levels in (of_scores, [one, other], [one, heavier], [with_image, other]):
-        why = obstacle(image, [on_meta(level) for level in levels], plain) or ""
+        why = obstacle(image, [on_meta(level) for level in levels]) or ""
         if "take 16 channels" in why:
             pytest.skip("products of 8 inputs need Triton 3.8")
         assert "of the last layer's single output no texture" in why
         assert "at all scales" in why
 
 
-def test_without_being_asked_no_kernel_runs(monkeypatch):
+def test_off_a_cuda_device_no_kernel_runs_without_being_asked(monkeypatch):
     for value in ("", "plain"):
         monkeypatch.setenv(task_losses.fused.SWITCH, value)
         assert launched(JPEGLoss().to("meta"), (1, 3, 24, 24)) == []
+
+
+class OnCuda:
+    """What the choice asks of an image before anything is computed."""
+
+    is_cuda, device = True, torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "obstacle", "failure", "taken", "warning"),
+    [
+        ("", None, None, True, None),
+        ("", "in float64", None, False, None),
+        ("", None, "the kernels are wrong here", False, "on cuda:0, TASK_LOSSES_KERNELS=plain asks for it without"),
+        ("plain", None, "never tried", False, None),
+        ("fused", None, None, True, None),
+        ("fused", "in float64", None, False, "TASK_LOSSES_KERNELS=fused cannot be followed, .*: in float64"),
+        ("fused", None, "the kernels are wrong here", False, "the kernels are wrong here"),
+    ],
+)
+def test_on_a_cuda_device_they_are_the_default(monkeypatch, asked, obstacle, failure, taken, warning):
+    monkeypatch.setenv(task_losses.fused.SWITCH, asked)
+    monkeypatch.setattr(task_losses.fused, "obstacle", lambda pred, levels: obstacle)
+    monkeypatch.setattr(task_losses.fused, "_failure", lambda device, levels, plain: failure)
+    for expected in (warning, None):  # once in a process
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert task_losses.fused.takes(cast(torch.Tensor, OnCuda()), [], plain) is taken
+        assert len(caught) == (expected is not None)
+        assert all(re.search(str(expected), str(one.message)) for one in caught)
+
+
+@pytest.mark.gpu
+def test_on_this_device_they_are_the_default(monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    monkeypatch.delenv(task_losses.fused.SWITCH)
+    loss, (pred, target) = JPEGLoss().to("cuda"), (torch.rand(2, 3, 40, 44, device="cuda") for _ in range(2))
+    pred.requires_grad_()
+    seen = list[Started]()
+    with watch(seen.append):
+        loss(pred, target).backward()
+    assert seen
+    found, pred.grad = pred.grad, None
+    monkeypatch.setenv(task_losses.fused.SWITCH, "plain")
+    loss(pred, target).backward()
+    assert relative(found, pred.grad) < 0.1  # TF32 in both, in another order
+    seen.clear()
+    loss(pred, target).backward()
+    assert not seen
 
 
 def test_refuses_a_name_that_is_none(monkeypatch):
@@ -150,11 +202,11 @@ def test_where_it_cannot_run_one_warning_says_why(monkeypatch):
 
 def test_says_what_the_kernels_cannot_take(monkeypatch):
     def why(image, levels):
-        return obstacle(image, levels, plain) or ""
+        return obstacle(image, levels) or ""
 
     image = torch.empty(2, 3, 40, 40, device="meta")
     levels = levels_of(16, (0, 4), "squared", 1.5, size=(40, 40))
-    assert obstacle(image, levels, plain) is None
+    assert obstacle(image, levels) is None
     assert "in float64" in why(image.double(), levels)
     assert "10922 images" in why(torch.empty(20000, 3, 11, 11, device="meta"), levels)
     wide = levels_of(64, (0, 4), "squared", 1.5, size=(40, 40))
@@ -163,21 +215,22 @@ def test_says_what_the_kernels_cannot_take(monkeypatch):
     assert "16 levels at most, got 18" in why(image, levels * 9)
     with monkeypatch.context() as patch:
         patch.setattr("triton.__version__", "3.7.1")  # which multiplies 16 inputs at least
-        assert obstacle(image, levels, plain) is None
+        assert obstacle(image, levels) is None
         assert "take 16 channels, got 24" in why(image, levels_of(24, (1, 4), "absolute", 2.0, size=(40, 40)))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "capability 7.5 is too old" in (task_losses.fused._obstacle_here(torch.device("cuda", 0)) or "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "triton is not installed" in why(image, levels)
 
 
-def check_on(monkeypatch, levels, capability=(9, 0), capturing=False):
+def check_on(monkeypatch, levels, capturing=False):
     """The self-check as on a CUDA device, where tensors are on the CPU."""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
     return selfcheck.check(torch.device("cpu"), levels, plain)
 
 
 def test_the_self_check_says_what_fails_once(monkeypatch):
-    """A device with a gradient of the wrong sign, one that raises, an old one, and one in the midst of a graph."""
+    """A device with a gradient of the wrong sign, one that raises, and one in the midst of a graph."""
     levels = levels_of(16, (0, 4), "squared", 1.5, size=(40, 40), dtype=torch.float32)
     calls = []
 
@@ -187,7 +240,6 @@ def test_the_self_check_says_what_fails_once(monkeypatch):
         return distances, -gradients
 
     monkeypatch.setattr(step, "distance_and_gradient", wrong)
-    assert "capability 7.5 is too old" in check_on(monkeypatch, levels, (7, 5))
     assert "graph is being captured" in check_on(monkeypatch, levels, capturing=True)
     for _ in range(2):
         assert "the gradient differs from plain torch's by 2.0e+00" in check_on(monkeypatch, levels)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -110,7 +111,13 @@ def captured(update: Update, device: torch.device) -> Way:
     def once() -> None:
         update()
 
-    return Way(*captured_memory(lambda: record(once, device), device))
+    replay, held = captured_memory(lambda: record(once, device), device)
+    # A graph reads the memory of what it was captured with, and does not keep it.
+    return Way(partial(_replay, replay, update), held)
+
+
+def _replay(replay: Update, keeps: Update) -> None:
+    replay()
 
 
 def fused(critic: Discriminator, real: Tensor, fake: Tensor, objective: Objective, precision: str) -> Way:

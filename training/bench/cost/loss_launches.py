@@ -71,7 +71,7 @@ def fused(loss: TaskLoss, shape: Shape) -> Counts | None:
         return None
     loss, image = loss.to("meta"), torch.zeros(shape, device="meta")
     levels = loss._levels_for(image, image)
-    if obstacle(image, levels, distance_and_gradient) is not None:
+    if obstacle(image, levels) is not None:
         return None
     with mock.patch.dict(os.environ, {SWITCH: "fused"}):
         launched = step(loss, shape, "meta")

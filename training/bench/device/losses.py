@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-from task_losses import DenoiseLoss, JPEGLoss, SRLoss
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss
+from task_losses.distance import distance_and_gradient
 from task_losses.fused import SWITCH
 from training.bench.cost.kernels import captured
 from training.bench.cost.memory import peak_memory
@@ -59,7 +60,7 @@ def cases(
     Args:
         names: of the losses.
     """
-    names = ("JPEGLoss", "AlexNet") if work.small else names
+    names = [name for name in ("JPEGLoss", "AlexNet") if name in names] if work.small else names
     for allowed in (False,) if work.small else (False, True):
         with tf32(allowed):
             for shape in SMALL if work.small else SHAPES:
@@ -83,20 +84,31 @@ def by_kernels(work: Work) -> Iterator[None]:
     if not TRITON_INSTALLED:
         raise Skipped("needs Triton")
     with mock.patch.dict(os.environ, {SWITCH: "fused"}), warnings.catch_warnings():
-        warnings.filterwarnings("error", message=SWITCH)
+        warnings.filterwarnings("error", message=f".*{SWITCH}")
         yield
 
 
+def by_plain_torch() -> AbstractContextManager[object]:
+    """Inside, the losses use operations of torch alone, as without Triton."""
+    return mock.patch.dict(os.environ, {SWITCH: "plain"})
+
+
 def eager(work: Work) -> None:
-    for case, loss, shape in cases(work, "eager"):
-        with work.noted(**case) as row:
-            step = step_of(loss, shape, work.device)
-            row["ms"] = median_milliseconds(step, work.device)
-            row["megabytes"] = peak_memory(step, work.device)
+    with by_plain_torch():
+        for case, loss, shape in cases(work, "eager"):
+            with work.noted(**case) as row:
+                step = step_of(loss, shape, work.device)
+                row["ms"] = median_milliseconds(step, work.device)
+                row["megabytes"] = peak_memory(step, work.device)
 
 
 def graph(work: Work) -> None:
     work.need_cuda()
+    with by_plain_torch():
+        _graphs(work)
+
+
+def _graphs(work: Work) -> None:
     for case, loss, shape in cases(work, "CUDA graph"):
         with work.noted(**case) as row:
             way = captured(step_of(loss, shape, work.device), work.device)
@@ -105,8 +117,25 @@ def graph(work: Work) -> None:
             row["megabytes"], row["megabytes_of_the_pool"] = way.held
 
 
+def joined(work: Work) -> None:
+    """Small levels as one network, or one by one: what ``task_losses.joined.WORTH_OF_A_GROUP`` estimates."""
+    for case, loss, shape in cases(work, "plain", ("JPEGLoss",)):
+        pred, target = (torch.rand(shape, device=work.device) for _ in range(2))
+        assert isinstance(loss, TaskLoss)
+        levels = loss._levels_for(pred, target)
+        for join in (True, False):
+
+            def step(pred: Tensor = pred, target: Tensor = target, levels: Any = levels, join: bool = join) -> None:
+                distance_and_gradient(pred, target, levels, join=join)
+
+            with torch.no_grad(), work.noted(**case, joined=join) as row:
+                row["ms"] = median_milliseconds(step, work.device)
+                if not work.small:
+                    row["ms_in_a_graph"] = median_milliseconds(captured(step, work.device).update, work.device)
+
+
 def fused(work: Work) -> None:
-    """By the losses' own kernels. Right and faster than ``eager`` and ``graph`` here, they may become the default."""
+    """By the losses' own kernels, which are the default: to be faster here than ``eager`` and ``graph``."""
     with by_kernels(work):
         for case, loss, shape in cases(work, "fused", OURS):
             with work.noted(**case) as row:
@@ -119,7 +148,7 @@ def fused(work: Work) -> None:
 
 
 def compiled(work: Work) -> None:
-    """By torch.compile, each shape by itself. Slow: a case takes up to a minute before its first step."""
+    """By torch.compile, each shape by itself; ours with the kernels where they can run."""
     options: dict[str, Any] = {"backend": "eager"} if work.small else {}
     for case, loss, shape in cases(work, "torch.compile"):
         with work.noted(**case, **options) as row:
@@ -136,7 +165,7 @@ def counts(work: Work) -> None:
     for case, loss, shape in cases(work, "eager"):
         if case["tf32"] or (shape != SMALL[0] and shape not in (SHAPES[0], SHAPES[-1])):
             continue  # TF32 changes no count, and the shape only how many levels are large enough
-        with work.noted(**case) as row:
+        with work.noted(**case) as row, by_plain_torch():
             found = launches(step_of(loss, shape, work.device), work.device)
             row["launches"] = found.total()
             row["most"] = dict(found.most_common(5))
@@ -154,6 +183,7 @@ PARTS = {
     "eager": eager,
     "graph": graph,
     "fused": fused,
+    "joined": joined,
     "compile": compiled,
     "launches": counts,
     "fused_launches": fused_counts,

@@ -11,6 +11,7 @@ from training.bench.device.work import Skipped, Work
 from training.provenance import ROOT
 
 _FAILURES = 30  # that are written with their text
+_PROCESSES = 12  # at once, each with a context of its own on the device
 
 
 class Reporter:
@@ -51,7 +52,10 @@ def gpu(work: Work) -> None:
     os.chdir(ROOT)
     reporter = Reporter(work)
     places = ["tests/kernels/test_selfcheck.py"] if work.small else ["tests/kernels", "tests"]
-    status = pytest.main(["-m", "gpu", "-p", "no:cacheprovider", "--durations", "5", *places], plugins=[reporter])
+    flags = ["-m", "gpu", "-p", "no:cacheprovider", "--durations", "5"]
+    if not work.small and importlib.util.find_spec("xdist"):  # most of a test's time the compiler takes, on the host
+        flags += ["-n", str(min(_PROCESSES, len(os.sched_getaffinity(0))))]
+    status = pytest.main([*flags, *places], plugins=[reporter])
     reporter.row["status"] = int(status)
     work.save()
     if status:

@@ -5,13 +5,16 @@ The released weights, since rounding depends on them; without TF32 is how a netw
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from task_losses import DenoiseLoss, JPEGLoss, SRLoss
 from training.bench.cost.timing import tf32
-from training.bench.device.losses import by_kernels
+from training.bench.device.losses import by_kernels, by_plain_torch
 from training.bench.device.work import Work
 
 LOSSES = (JPEGLoss, SRLoss, DenoiseLoss)
@@ -30,15 +33,27 @@ def pair(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def errors(work: Work) -> None:
+    """By plain torch."""
+    _compare(work, by_plain_torch)
+
+
+def fused(work: Work) -> None:
+    """By the losses' own kernels."""
+    with by_kernels(work):  # where they cannot run the part ends here
+        pass
+    _compare(work, lambda: by_kernels(work))
+
+
+def _compare(work: Work, way: Callable[[], AbstractContextManager[object]]) -> None:
+    """Args: way: what the losses compute by on the device."""
     for shape in SMALL if work.small else SHAPES:
         # Rounded first: what the device gets and what it is compared with are the same numbers.
         pred, target = (x.float() for x in pair(shape))
         for kind in LOSSES:
-            loss = kind()
-            exact, exact_gradient = _value_and_gradient(loss.double(), pred.double(), target.double())
+            exact, exact_gradient = _value_and_gradient(kind().double(), pred.double(), target.double())
             loss = kind().to(work.device)
             for allowed in (False, True):
-                with work.noted(loss=kind.__name__, shape=shape, tf32=allowed) as row, tf32(allowed):
+                with work.noted(loss=kind.__name__, shape=shape, tf32=allowed) as row, tf32(allowed), way():
                     value, gradient = _value_and_gradient(loss, pred.to(work.device), target.to(work.device))
                     difference = gradient.cpu().double() - exact_gradient
                     row["value"] = exact.item()
@@ -54,12 +69,6 @@ def _value_and_gradient(loss: torch.nn.Module, pred: Tensor, target: Tensor) -> 
     value = loss(pred, target)
     (gradient,) = torch.autograd.grad(value, pred)
     return value.detach(), gradient
-
-
-def fused(work: Work) -> None:
-    """The same by the losses' own kernels."""
-    with by_kernels(work):
-        errors(work)
 
 
 PARTS = {"errors": errors, "fused": fused}
