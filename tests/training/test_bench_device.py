@@ -117,7 +117,7 @@ def test_wrong_flags_are_refused(flags, capsys):
 
 
 def test_the_files_are_at_most_eight_and_the_parts_fit_their_stages():
-    assert BUDGET == 470
+    assert BUDGET == 540
     assert len(STAGES) + 1 <= 8
     for stage in STAGES:
         source = (ROOT / "training" / "bench" / "device" / f"{stage}.py").read_text()

@@ -189,4 +189,4 @@ def _adam(parameters: list[torch.nn.Parameter]) -> torch.optim.Adam:
 
 def _set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        parameter.grad = gradient.contiguous()  # Adam takes no other strides than its parameter's

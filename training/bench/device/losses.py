@@ -21,6 +21,7 @@ from task_losses.fused import SWITCH
 from training.bench.cost.kernels import captured
 from training.bench.cost.memory import peak_memory
 from training.bench.cost.timing import Step, launches, median_milliseconds, tf32
+from training.bench.device import tiles
 from training.bench.device.work import Skipped, Work
 from training.bench.trunks import TrunkLoss, alexnet, vgg16
 from training.kernels.triton.optional import TRITON_INSTALLED
@@ -135,9 +136,9 @@ def joined(work: Work) -> None:
 
 
 def fused(work: Work) -> None:
-    """By the losses' own kernels, which are the default: to be faster here than ``eager`` and ``graph``."""
+    """By the losses' own kernels, which are the default, beside the trunks: what a user gets, with and without graph."""
     with by_kernels(work):
-        for case, loss, shape in cases(work, "fused", OURS):
+        for case, loss, shape in cases(work, "default"):
             with work.noted(**case) as row:
                 step, before = step_of(loss, shape, work.device), work.left()
                 step()  # waits for the compiler and for the self-check
@@ -184,6 +185,7 @@ PARTS = {
     "graph": graph,
     "fused": fused,
     "joined": joined,
+    "tiles": tiles.sweep,
     "compile": compiled,
     "launches": counts,
     "fused_launches": fused_counts,
