@@ -311,6 +311,53 @@ def test_on_a_device_it_is_the_plain_path(kind, monkeypatch):
         assert relative(pred.grad, exact.grad) < bound
 
 
+def gradient_of(loss, pred, target):
+    """And whether the kernels made it."""
+    seen, pred = list[Started](), pred.detach().requires_grad_()
+    with watch(seen.append):
+        loss(pred, target).backward()
+    return pred.grad, bool(seen)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [SRLoss, DenoiseLoss, JPEGLoss])
+def test_on_a_device_equal_images_give_equal_bits_also_compiled(kind):
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    loss = kind().cuda()
+    pred, target = (x.cuda() for x in pair((3, 3, 97, 61), torch.float32))
+    first, by_kernels = gradient_of(loss, pred, target)
+    assert by_kernels
+    for way in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        again, by_kernels = gradient_of(way, pred, target)
+        assert by_kernels
+        assert torch.equal(first, again)
+
+
+@pytest.mark.gpu
+def test_on_a_device_a_network_in_half_precision_trains_by_the_kernels():
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    loss, (noisy, clean) = DenoiseLoss().cuda(), (x.cuda() for x in pair((2, 3, 64, 64), torch.float32))
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 3, 3, padding=1).cuda()
+    optimizer, scaler = torch.optim.Adam(network.parameters(), 1e-2), torch.amp.GradScaler("cuda")
+    seen, values = list[Started](), list[float]()
+    with watch(seen.append):
+        for _ in range(30):
+            optimizer.zero_grad()
+            with torch.autocast("cuda", torch.float16):
+                restored = network(noisy)
+                value = loss(restored, clean)
+            assert (restored.dtype, value.dtype) == (torch.float16, torch.float32)
+            scaler.scale(value).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            values.append(value.item())
+    assert seen
+    assert values[-1] < values[0] / 2
+
+
 @pytest.mark.gpu
 def test_a_cuda_graph_replays_it_with_new_images(monkeypatch):
     if not torch.cuda.is_available():

@@ -136,7 +136,7 @@ def joined(work: Work) -> None:
 
 
 def fused(work: Work) -> None:
-    """By the losses' own kernels, which are the default, beside the trunks: what a user gets, with and without graph."""
+    """What a user gets: our losses by their own kernels, which are the default, beside the trunks."""
     with by_kernels(work):
         for case, loss, shape in cases(work, "default"):
             with work.noted(**case) as row:
