@@ -61,9 +61,11 @@ TELLS_APART = torch.torch_version.TorchVersion(torch.__version__) >= "2.8"
 
 def _in_compiled_graph() -> bool:
     """Whether torch.compile is tracing. Export keeps plain operations, which other programs know."""
-    if not torch.compiler.is_compiling():
-        return False
-    return not TELLS_APART or not (torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active())
+    if not torch.compiler.is_compiling() or not TELLS_APART:
+        return torch.compiler.is_compiling()
+    # The flag itself: tracers up to torch 2.12 take the function that returns it for true, whatever is traced.
+    exporting: bool = torch.compiler._is_exporting_flag
+    return not (exporting or torch._C._are_functorch_transforms_active())
 
 
 def _wants_plain_operations(*images: Tensor) -> bool:

@@ -91,7 +91,7 @@ def _obstacle_of(levels: Sequence[Level]) -> str | None:
     if len(widths) > 1 or width % 8 or width > configs.MOST_CHANNELS:
         wanted_widths = ", ".join(map(str, range(8, configs.MOST_CHANNELS + 1, 8)))
         return f"all scales must have the same width, one of {wanted_widths} channels, got {sorted(widths)}"
-    if configs.tiles(width).inner < configs.least_inner():
+    if configs.tiles(width, configs.precision()).inner < configs.least_inner():
         return f"with this Triton the kernels take 16 channels, got {width}: from Triton 3.8 on they take others"
     if len(levels) > configs.MOST_LEVELS:
         return f"the kernels take {configs.MOST_LEVELS} levels at most, got {len(levels)}"

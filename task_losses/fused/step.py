@@ -49,8 +49,8 @@ def distance_and_gradient(
     here: AbstractContextManager[Any] = nullcontext()
     if pred.is_cuda and pred.device.index != torch.cuda.current_device():  # a kernel goes to the current device
         here = torch.cuda.device(pred.device)
-    tiles = tiles or configs.tiles(width_of(levels[-1]))
     precision = precision or configs.precision()
+    tiles = tiles or configs.tiles(width_of(levels[-1]), precision)
     size = (pred.shape[2], pred.shape[3])
     sizes = [level.size for level in levels]
     weights = packed([level.discriminator for level in levels])

@@ -111,7 +111,10 @@ def test_errors_that_repeat_in_any_number_of_windows(size, period):
     assert ("pattern_kernel" in launched) == (min(size) >= 8 * period)
 
 
-@pytest.mark.parametrize("cut", [tiles(24), pytest.param(tiles(16), marks=SLOW)], ids=str)
+CUTS = [tiles(24, "ieee"), tiles(16, "tf32"), pytest.param(tiles(16, "ieee"), marks=SLOW)]
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
 def test_tiles_of_a_gpu(cut):
     pred, target = pair((1, 3, 19, 13))
     channels = 16 if cut.inner == 16 else 24

@@ -24,7 +24,7 @@ from training.kernels.triton.optional import TRITON_INSTALLED
 
 SHAPES = ((8, 3, 96, 96), (16, 3, 128, 128), (1, 3, 1024, 1024))
 PRECISIONS = ("ieee", "tf32")
-# height, width, inputs of a step, warps, depth of the pipeline; the first is today's, the last ones take less memory.
+# height, width, inputs of a step, warps, depth of the pipeline.
 TILES = (
     Tiles(8, 8, 16, 4, 2),
     Tiles(8, 8, 16, 4, 3),

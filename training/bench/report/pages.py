@@ -21,7 +21,7 @@ if not __package__:  # run by its path
 
 from task_losses.losses import LOSSES
 from training.bench.markdown import table
-from training.bench.report import ablations
+from training.bench.report import ablations, device
 from training.bench.report.dial import OURS, render_dial
 from training.bench.report.rows import Row, Rows, candidates, read_rows
 from training.bench.report.tables import column_title, difference, means, render, shared_seeds, shown
@@ -99,7 +99,12 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     sections["claims cost"] = render_cost(speed)
     benchmarks, readme, guide = ROOT / "docs" / "benchmarks.md", ROOT / "README.md", ROOT / "docs" / "which_loss.md"
     ablations_page, former_page = ROOT / "docs" / "ablations.md", ROOT / "docs" / "former_results.md"
+    on_device = device.sections(RESULTS / "device")
     return {
+        **{
+            page: splice(page.read_text(encoding="utf-8"), {name: on_device[name] for name in names})
+            for page, names in ((ROOT / "docs" / name, names) for name, names in device.PAGES.items())
+        },
         RESULTS / "quality.md": ALL_RESULTS
         + render(rows_of_tasks, STUDY, BASELINES, costs=False)
         + "".join("\n" + part for part in further_results()),

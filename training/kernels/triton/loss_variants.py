@@ -68,7 +68,7 @@ def loss_launches() -> list[Started]:
     seen = list[Started]()
     with watch(seen.append):
         for channels, taps, distance, image_exponent in _FORMS:
-            if tiles(channels).inner < least_inner():
+            if tiles(channels, "ieee").inner < least_inner():
                 continue
             for textures, precision in product(_TEXTURES, ("ieee", "tf32")):
                 form = Architecture(
@@ -105,6 +105,9 @@ def _variant(started: Started) -> Variant:
             name += f" {shown}"
         elif value is not None and value is not False:
             name += f" {shown}{value}"
+    height, width = constexprs.get("BLOCK_HEIGHT"), constexprs.get("BLOCK_WIDTH")
+    if height != width:  # of TF32; what has no product of its own is cut as the products around it are
+        name += f" {height}x{width}"
     precision = constexprs.get("PRECISION")
     return Variant(
         name=name if precision is None else f"{name} {precision}",
