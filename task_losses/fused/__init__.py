@@ -105,6 +105,8 @@ def _obstacle_of(levels: Sequence[Level]) -> str | None:
 
 def _obstacle_here(device: torch.device) -> str | None:
     """Of the device."""
+    if torch.version.hip is not None:
+        return "the kernels were made for CUDA, this torch is for ROCm"
     capability = torch.cuda.get_device_capability(device)
     if capability < configs.OLDEST:
         return f"compute capability {'.'.join(map(str, capability))} is too old: 8.0 or later is needed"
