@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 if not __package__:  # run by its path
@@ -88,9 +89,10 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
         sections[f"residual {task}"] = means(rows, DIAL.metrics)
         sections[f"residual claims {task}"] = render_dial(task, rows)
     choices = dict[str, str]()
-    for name, conditions in (("plain", DIAL), ("residual", RESIDUAL)):
-        for task, rows in read_rows(RESULTS / "choice", replace(conditions, metrics=STUDY.metrics)).items():
-            choices[f"choice {task} {name}"] = means(rows, STUDY.metrics)
+    networks = {"plain": DIAL, "residual": RESIDUAL}
+    for folder, (name, conditions) in product(("choice", "adversary"), networks.items()):
+        for task, rows in read_rows(RESULTS / folder, replace(conditions, metrics=STUDY.metrics)).items():
+            choices[f"{folder} {task} {name}"] = means(rows, STUDY.metrics)
     scratch = read_rows(RESULTS / "dial", SCRATCH)
     for task, rows in scratch.items():
         sections[f"scratch {task}"] = means(rows, DIAL.metrics)
