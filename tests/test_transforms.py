@@ -655,7 +655,7 @@ def test_the_loss_goes_through(s: Setting, name: str) -> None:
 
 
 def test_no_tracer_is_asked_for_an_export_by_the_function() -> None:
-    """Tracers of torch 2.8 to 2.12 make True of it, whatever they trace; plain operations take minutes to compile."""
+    """Tracers of torch 2.8 to 2.11 make True of it, whatever they trace; plain operations take minutes to compile."""
     assert "is_exporting" not in operator._in_compiled_graph.__code__.co_names
 
 

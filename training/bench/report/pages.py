@@ -40,6 +40,7 @@ DIAL = Conditions(
 )
 DIAL_METRICS = ("brisque", "gmsd", "haarpsi", "vsi")  # by which rows are measured once more
 RESIDUAL = replace(DIAL, recipe=Recipe(start_steps=3000, steps=300))
+UNET = replace(DIAL, recipe=Recipe(width=24, depth=4, start_steps=3000, steps=300, network="unet"))
 SCRATCH = replace(DIAL, recipe=Recipe(width=24, depth=4, start_steps=0, steps=5000, lr=1e-3))
 # What some rows of STUDY were measured by: the test levels besides the first, and further metrics.
 OTHER_LEVELS = ({"denoise": (15,), "jpeg": (20,)}, {"denoise": (50,), "jpeg": (40,)})
@@ -85,9 +86,10 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
         sections[f"dial claims {task}"] = render_dial(task, rows, visible.get(task))
     for task, rows in read_rows(RESULTS / "dial", replace(DIAL, metrics=DIAL_METRICS)).items():
         sections[f"dial further {task}"] = means(_measured(rows, DIAL_METRICS), DIAL_METRICS)
-    for task, rows in read_rows(RESULTS / "dial", RESIDUAL).items():
-        sections[f"residual {task}"] = means(rows, DIAL.metrics)
-        sections[f"residual claims {task}"] = render_dial(task, rows)
+    for name, conditions in (("residual", RESIDUAL), ("unet", UNET)):
+        for task, rows in read_rows(RESULTS / "dial", conditions).items():
+            sections[f"{name} {task}"] = means(rows, DIAL.metrics)
+            sections[f"{name} claims {task}"] = render_dial(task, rows)
     choices = dict[str, str]()
     networks = {"plain": DIAL, "residual": RESIDUAL}
     for folder, (name, conditions) in product(("choice", "adversary"), networks.items()):
