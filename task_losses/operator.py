@@ -63,7 +63,7 @@ def _in_compiled_graph() -> bool:
     """Whether torch.compile is tracing. Export keeps plain operations, which other programs know."""
     if not torch.compiler.is_compiling() or not TELLS_APART:
         return torch.compiler.is_compiling()
-    # The flag itself: tracers of torch 2.8 to 2.11 take the function that returns it for true, whatever they trace.
+    # The flag itself: tracers of torch 2.8 to 2.11 take the function that returns it for true, always.
     exporting: bool = torch.compiler._is_exporting_flag
     return not (exporting or torch._C._are_functorch_transforms_active())
 
