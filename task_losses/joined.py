@@ -21,8 +21,8 @@ from task_losses.terms import Difference, Texture
 Size = tuple[int, int]
 
 # A group takes about 30 launches of 5 us, both ways, and a pixel of one image through the layers about 1 ns by the
-# bytes that it moves on an H100. So a group saved is worth so many pixels of padding. Estimated; on an H200 joining took
-# 0.36 to 0.95 of the time launched from Python, and up to 2.1 times as long in a CUDA graph (docs/kernels.md).
+# bytes that it moves on an H100. So a group saved is worth so many pixels of padding. Estimated; on an H200 joining
+# took 0.36 to 0.95 of the time launched from Python, and up to 2.1 times as long in a CUDA graph (docs/kernels.md).
 WORTH_OF_A_GROUP = 150_000
 LARGEST = 512  # pixels a side of images whose levels are made at once: the products are dense
 
