@@ -75,6 +75,9 @@ def obstacle(pred: Tensor, levels: Sequence[Level]) -> str | None:
         return f"the images are on {pred.device}, not on a CUDA device"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; it comes with torch's CUDA builds, or from `pip install triton`"
+    if configs.triton_version() < configs.OLDEST_TRITON:
+        oldest, here = (".".join(map(str, version)) for version in (configs.OLDEST_TRITON, configs.triton_version()))
+        return f"Triton {oldest} or newer is needed, which torch 2.9 brings; this is {here}"
     if type(pred) not in (Tensor, nn.Parameter):
         return f"the images are of {type(pred).__name__}, which a kernel cannot read"
     if pred.dtype != torch.float32:

@@ -17,6 +17,7 @@ from task_losses.discriminator import FrozenDiscriminator
 MOST_LEVELS = 16
 MOST_CHANNELS = 32  # of those the ahead-of-time table tells that no register spills
 OLDEST = (8, 0)  # compute capability
+OLDEST_TRITON = (3, 5)  # no older one has been tried
 # Bytes of maps up to which all levels are computed together. Where they would take more, launches cost little.
 TOGETHER = 2**29
 
@@ -66,12 +67,16 @@ def tiles(channels: int, precision: str) -> Tiles:
     return Tiles(8, 8, 8, 4, 3 if channels > 24 else 2)
 
 
-def least_inner() -> int:
-    """Inputs that a product of float32 matrices must have in the installed Triton: before 3.8 it refuses fewer."""
+def triton_version() -> tuple[int, int]:
     import triton
 
-    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
-    return 8 if (major, minor) >= (3, 8) else 16
+    major, minor = triton.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def least_inner() -> int:
+    """Inputs that a product of float32 matrices must have in the installed Triton: before 3.8 it refuses fewer."""
+    return 8 if triton_version() >= (3, 8) else 16
 
 
 def precision() -> str:

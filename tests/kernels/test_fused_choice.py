@@ -217,6 +217,9 @@ def test_says_what_the_kernels_cannot_take(monkeypatch):
         patch.setattr("triton.__version__", "3.7.1")  # which multiplies 16 inputs at least
         assert obstacle(image, levels) is None
         assert "take 16 channels, got 24" in why(image, levels_of(24, (1, 4), "absolute", 2.0, size=(40, 40)))
+    with monkeypatch.context() as patch:
+        patch.setattr("triton.__version__", "3.4.0")
+        assert "Triton 3.5 or newer is needed" in why(image, levels)
     monkeypatch.setattr(torch.version, "hip", "7.0")
     assert "for ROCm" in (task_losses.fused._obstacle_here(torch.device("cuda", 0)) or "")
     monkeypatch.setattr(torch.version, "hip", None)
