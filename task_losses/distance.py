@@ -46,6 +46,18 @@ def plain_distance(pred: Tensor, target: Tensor, levels: Sequence[Level], mask: 
     return torch.stack(distances).sum(dim=0)
 
 
+def distance_alone(pred: Tensor, target: Tensor, levels: Sequence[Level], mask: Tensor | None = None) -> Tensor:
+    """:func:`plain_distance` where nothing is differentiated, as in validation; where kernels make it, by them.
+
+    They make the gradient on the way, and yet take less time than the launches of plain operations; and so a value of
+    validation is that of training. Large images, whose maps would take much memory for it, are left to plain ones.
+    """
+    plain = partial(distance_and_gradient, join=False)
+    if mask is None and fused.takes(pred, levels, plain=plain) and fused.all_at_once(pred, levels):
+        return fused.distance_and_gradient(pred, target, levels)[0]
+    return plain_distance(pred, target, levels, mask)
+
+
 def _weights_of_level(mask: Tensor | None, level: Level) -> Tensor | None:
     """The transpose of how a level's map becomes one of the image's pixels: so that one mean is the other."""
     return None if mask is None else resize_area(mask, level.size)

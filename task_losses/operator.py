@@ -3,7 +3,7 @@
 - In eager training, an autograd function that makes value and gradient in one pass.
 - In ``torch.compile``, the same pass as one operator, ``task_losses::distance``: nothing to reason about for
   the compiler.
-- For everything else (no gradient, torch.func, forward mode, export, tracing), the plain operations.
+- For everything else (a gradient by the target too, torch.func, forward mode, export, tracing), the plain operations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from task_losses.architecture import Architecture
 from task_losses.autocast import full_precision
 from task_losses.constants import keeps
 from task_losses.discriminator import FrozenDiscriminator
-from task_losses.distance import Level, distance_and_gradient, plain_distance
+from task_losses.distance import Level, distance_alone, distance_and_gradient, plain_distance
 from task_losses.levels import Selection
 
 
@@ -45,9 +45,11 @@ def distance(
     if _in_compiled_graph():
         return _compiled(pred, target, mask, selection, discriminators)
     levels = selection.levels((pred.shape[2], pred.shape[3]), discriminators)
-    recording = torch.is_grad_enabled() and pred.requires_grad and not target.requires_grad
-    if not recording or _wants_plain_operations(pred, target):
+    by_pred, by_target = (torch.is_grad_enabled() and image.requires_grad for image in (pred, target))
+    if by_target or _wants_plain_operations(pred, target):
         return plain_distance(pred, target, levels, mask)
+    if not by_pred:
+        return distance_alone(pred, target, levels, mask)
     if target.is_inference():  # autograd keeps no such tensor for the backward pass
         target = target.clone()
     per_image: Tensor
@@ -164,7 +166,7 @@ def _operator(
     gradients = [pred.new_empty(0), pred.new_empty(0)]
     with full_precision(pred.device), torch.no_grad():
         if not by_pred and not by_target:
-            per_image = plain_distance(pred, target, levels, mask)
+            per_image = distance_alone(pred, target, levels, mask)
         if by_target:  # the distance is symmetric
             per_image, gradients[1] = distance_and_gradient(target, pred, levels, mask=mask)
         if by_pred:

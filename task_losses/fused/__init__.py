@@ -69,6 +69,13 @@ def distance_and_gradient(pred: Tensor, target: Tensor, levels: Sequence[Level])
     return step.distance_and_gradient(pred, target, levels)
 
 
+def all_at_once(pred: Tensor, levels: Sequence[Level]) -> bool:
+    """Whether all maps of a pass take no more than :data:`task_losses.fused.configs.TOGETHER`, for what they take."""
+    from task_losses.fused import step
+
+    return step.bytes_of_maps(pred, levels) <= configs.TOGETHER
+
+
 def obstacle(pred: Tensor, levels: Sequence[Level]) -> str | None:
     """Why the kernels were not made for this, in words, or None. On ``meta`` they need nothing but Triton."""
     if pred.device.type not in ("cuda", "meta"):

@@ -86,6 +86,14 @@ def groups(sizes: Sequence[Size], pixel_bytes: int, together: int) -> list[slice
     return found
 
 
+def bytes_of_maps(pred: Tensor, levels: Sequence[Level]) -> int:
+    """Of all levels together, of predictions and targets."""
+    known = compared(levels)
+    assert known is not None, "the caller asks task_losses.fused.obstacle first"
+    pixels = len(pred) * sum(level.size[0] * level.size[1] for level in levels)
+    return pixels * pixel_bytes(levels[-1], known, pred.element_size())
+
+
 def pixel_bytes(level: Level, known: Compared, size: int) -> int:
     """Of all maps of a prediction and its target together, for a pixel of a level, in numbers of ``size`` bytes."""
     begun = known.last in known.textures  # its map is kept for the gradient that it begins

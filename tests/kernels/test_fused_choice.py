@@ -58,6 +58,23 @@ def test_a_step_is_ten_kernels_three_for_texture_and_two_for_each_period(kind):
         assert launched(loss.to("meta"), (8, 3, 96, 96)) == expected
 
 
+def test_a_value_without_gradient_is_made_by_them_too_where_their_maps_are_small():
+    loss = JPEGLoss().to("meta")
+
+    def kernels(shape, **more):
+        seen, image = list[Started](), torch.empty(shape, device="meta")
+        with torch.no_grad(), watch(seen.append):
+            assert loss(image.requires_grad_(), image, **more).shape == ()
+        return len(seen)
+
+    assert kernels((16, 3, 128, 128)) == 15
+    assert kernels((1, 3, 1024, 1024)) == 0  # 630 MB of maps
+    assert kernels((16, 3, 128, 128), mask=torch.ones(16, 1, 128, 128, device="meta")) == 0
+    with torch.inference_mode():
+        image = torch.empty(2, 3, 40, 44, device="meta")
+        assert loss(image, image).is_inference()
+
+
 def test_differences_of_the_last_layer_cost_two_more():
     levels = levels_of(8, (1, 4, 5), "squared", 2.0, size=(40, 44), dtype=torch.float32)
     image = torch.empty(2, 3, 40, 44, device="meta")
@@ -308,8 +325,11 @@ def test_on_a_device_it_is_the_plain_path(kind, monkeypatch):
         seen = list[Started]()
         with warnings.catch_warnings(), watch(seen.append):
             warnings.simplefilter("error")
-            loss(pred.requires_grad_(), target).backward()
+            value = loss(pred.requires_grad_(), target)
+            value.backward()
         assert seen
+        with torch.no_grad():
+            assert torch.equal(loss(pred, target), value)
         exact = pred.detach().double().requires_grad_()
         with monkeypatch.context() as patch:
             patch.setenv(task_losses.fused.SWITCH, "plain")
