@@ -114,7 +114,9 @@ def _obstacle_of(levels: Sequence[Level]) -> str | None:
 
 
 def _obstacle_here(device: torch.device) -> str | None:
-    """Of the device."""
+    """Of the device, and of what watches it."""
+    if torch._C._len_torch_dispatch_stack():  # make_fx, counters of operations
+        return "a dispatch mode is active, which sees operations and would not see kernels"
     if torch.version.hip is not None:
         return "the kernels were made for CUDA, this torch is for ROCm"
     capability = torch.cuda.get_device_capability(device)

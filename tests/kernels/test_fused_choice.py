@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="the kernels' compiler, triton, is not installed")
 
@@ -242,6 +243,8 @@ def test_says_what_the_kernels_cannot_take(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "capability 7.5 is too old" in (task_losses.fused._obstacle_here(torch.device("cuda", 0)) or "")
+    with TorchDispatchMode():
+        assert "a dispatch mode is active" in (task_losses.fused._obstacle_here(torch.device("cuda", 0)) or "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "triton is not installed" in why(image, levels)
 
