@@ -129,6 +129,8 @@ class TestValue:
         loss = make()
         monkeypatch.setattr(torch.amp, "is_autocast_available", refuse)
         loss(pred, target).backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss(pred.bfloat16(), target).backward()  # two dtypes are a question of autocast
 
     def test_a_gradient_penalty_made_inside_autocast_is_float32(self, make: Make) -> None:
         """Forward and first gradient inside; the last backward pass outside, as torch asks for."""

@@ -23,6 +23,8 @@ from task_losses.fused.weights import packed
 from task_losses.losses import LOSSES
 from training.bench.cost import loss_launches
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+
 
 @pytest.fixture(autouse=True)
 def asked_for(monkeypatch):
@@ -140,6 +142,18 @@ def test_says_which_terms_the_kernels_do_not_know():
         assert "at all scales" in why
 
 
+def test_what_levels_compare_is_read_once_and_anew_for_others():
+    form = {"texture_weight": 1.0, "size": (40, 40)}
+    coarse, fine = levels_of(16, (4,), "squared", 2.0, texture_taps=(1,), **form)
+    other, _ = levels_of(16, (4,), "squared", 2.0, texture_taps=(1, 4), **form)
+    first = compared([coarse, fine])
+    assert first is not None
+    assert compared([coarse, fine]) is first
+    assert compared([other, fine]) is None  # another texture than the finest's
+    assert compared([fine]) == first
+    assert compared([coarse, fine]) == first
+
+
 def test_off_a_cuda_device_no_kernel_runs_without_being_asked(monkeypatch):
     for value in ("", "plain"):
         monkeypatch.setenv(task_losses.fused.SWITCH, value)
@@ -177,9 +191,8 @@ def test_on_a_cuda_device_they_are_the_default(monkeypatch, asked, obstacle, fai
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA
 def test_on_this_device_they_are_the_default(monkeypatch):
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
     monkeypatch.delenv(task_losses.fused.SWITCH)
     loss, (pred, target) = JPEGLoss().to("cuda"), (torch.rand(2, 3, 40, 44, device="cuda") for _ in range(2))
     pred.requires_grad_()
@@ -317,10 +330,9 @@ def test_weights_are_packed_once_and_anew_when_they_change():
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA
 @pytest.mark.parametrize("kind", [SRLoss, DenoiseLoss, JPEGLoss])
 def test_on_a_device_it_is_the_plain_path(kind, monkeypatch):
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
     for allowed, bound in ((False, 1e-2), (True, 0.1)):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
         loss = kind().cuda()
@@ -349,10 +361,9 @@ def gradient_of(loss, pred, target):
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA
 @pytest.mark.parametrize("kind", [SRLoss, DenoiseLoss, JPEGLoss])
 def test_on_a_device_equal_images_give_equal_bits_also_compiled(kind):
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
     loss = kind().cuda()
     pred, target = (x.cuda() for x in pair((3, 3, 97, 61), torch.float32))
     first, by_kernels = gradient_of(loss, pred, target)
@@ -364,9 +375,8 @@ def test_on_a_device_equal_images_give_equal_bits_also_compiled(kind):
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA
 def test_on_a_device_a_network_in_half_precision_trains_by_the_kernels():
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
     loss, (noisy, clean) = DenoiseLoss().cuda(), (x.cuda() for x in pair((2, 3, 64, 64), torch.float32))
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 3, 3, padding=1).cuda()
@@ -388,9 +398,8 @@ def test_on_a_device_a_network_in_half_precision_trains_by_the_kernels():
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA
 def test_a_cuda_graph_replays_it_with_new_images(monkeypatch):
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
     loss = JPEGLoss().cuda()
     pred, target = (x.cuda() for x in pair((2, 3, 48, 52), torch.float32))
     pred.requires_grad_()

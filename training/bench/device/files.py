@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import site
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 LONGEST_TEXT = 3000  # characters of an output: its end says what went wrong
+_ROOT = Path(__file__).resolve().parents[3]
+_PLACES = (str(_ROOT), *site.getsitepackages(), sys.prefix, tempfile.gettempdir(), str(Path.home()))
+_FOLDERS = re.compile("|".join(re.escape(place) + "/" for place in sorted(_PLACES, key=len, reverse=True)))
 
 
 def read_content(path: Path) -> dict[str, Any] | None:
@@ -22,6 +29,8 @@ def read_content(path: Path) -> dict[str, Any] | None:
 
 def write_content(path: Path, content: dict[str, Any]) -> None:
     """Replaces a file at once; numbers that JSON does not have become their names, long texts their end.
+
+    Folders of this machine are left out of texts: results are published.
 
     Args:
         content: its ``rows`` take a line each.
@@ -48,5 +57,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else str(value)
     if isinstance(value, str):
+        value = _FOLDERS.sub("", value)
         return value if len(value) <= LONGEST_TEXT else f"[...]{value[-LONGEST_TEXT:]}"
     return value if value is None or isinstance(value, (bool, int)) else str(value)

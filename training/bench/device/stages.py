@@ -32,11 +32,11 @@ _RECIPE = "scikit-image, or a folder of --prepare"
 
 PARTS = (
     Part("kernels", "compile", 45, "Triton", "compiles two kernels"),
-    Part("kernels", "selfcheck", 20, f"{_GPU}, Triton", "the reference in float32 in the kernels' place"),
+    Part("kernels", "selfcheck", 40, f"{_GPU}, Triton", "the reference in float32 in the kernels' place"),
     Part("losses", "eager", 25, "", "a small image"),
     Part("losses", "graph", 25, _GPU, ""),
     Part("values", "errors", 20, "", "a small image"),
-    Part("values", "fused", 35, f"{_GPU}, Triton", ""),
+    Part("values", "fused", 45, f"{_GPU}, Triton", ""),
     Part("losses", "fused", 40, f"{_GPU}, Triton", ""),
     Part("losses", "joined", 15, "", "a small image"),
     Part("recipes", "sr", 25, _RECIPE, "two small scales"),
