@@ -33,10 +33,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "periodic_weight": 0.1,
     },
     "jpeg": {
-        "image_exponent": 1.5,
         "image_share": 0.9,
+        "texture_taps": (4,),  # layer 1 beside it loses in ColorVideoVDP
         "texture_skips": 1,
-        "texture_pull": 0.6,
+        "texture_pull": 1.2,
         "periodic_weight": 0.1,
     },
 }
