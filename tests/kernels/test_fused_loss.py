@@ -51,9 +51,10 @@ def test_released_losses(kind, shape):
     loss = kind(fidelity=1.0 if kind is SRLoss else 0.7).double()  # SRLoss has no such term
     levels = loss._levels_for(pred, target)
     launched = check(levels, pred, target)
-    textured = len(levels) > loss.architecture.texture_skips
-    repeated = sum(min(shape[2:]) >= 8 * period for period in loss.architecture.periods)
-    assert len(launched) == 10 + 3 * textured + 2 * repeated
+    form = loss.architecture
+    textured = len(levels) > form.texture_skips
+    repeated = sum(min(shape[2:]) >= 8 * period for period in form.periods)
+    assert len(launched) == 10 + (len(form.texture_taps) + 1) * textured + 2 * repeated
 
 
 FORMS = {

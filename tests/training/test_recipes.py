@@ -62,7 +62,7 @@ def test_runs_of_a_batch_have_each_their_recipe(tmp_path, capsys):
     decoder, text = json.JSONDecoder(), capsys.readouterr().out
     first, end = decoder.raw_decode(text)
     second, _ = decoder.raw_decode(text[end:].lstrip())
-    assert [first["texture_pull"], second["texture_pull"]] == [2.4, 0.6]
+    assert [first["texture_pull"], second["texture_pull"]] == [2.4, 1.2]
 
 
 @pytest.mark.parametrize("name", [name for name in BUILTIN if name not in RECIPES])

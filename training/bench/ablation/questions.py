@@ -46,11 +46,11 @@ QUESTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "share": [{"image_share": share} for share in (0.1, 0.25, 0.5, 0.75, 0.97)],
     "texture": [  # its pull is no question: the dial is
-        *({"texture_taps": taps} for taps in ((), (1,), (2,), (4,), (1, 2, 4))),
+        *({"texture_taps": taps} for taps in ((), (1,), (2,), (3,), (4,), (1, 4), (3, 4), (1, 2, 4))),
         *({"texture_skips": skips} for skips in (0, 2)),
     ],
     "pattern": [{"periods": ()}, {"periods": (3, 4)}, *({"periodic_weight": g} for g in (0.01, 0.3, 3.0))],
-    "exponent": [{"image_exponent": exponent} for exponent in (1.0, 1.75, 2.0)],
+    "exponent": [{"image_exponent": exponent} for exponent in (1.0, 1.5, 1.75, 2.0)],
     "range": [{"input_range": (-1.0, 1.0)}],
     "penalty": [{"penalty_weight": 0.01}, {"penalty_weight": 1.0}, {"penalty_weight": 10.0}],
     "strength": [

@@ -22,7 +22,7 @@ _FORMS = (  # channels, taps, exponent of features and of images: those of relea
     (8, (0, 1, 4, 5), "squared", 1.0),
     (32, (0, 1, 4, 5), "squared", 2.0),
 )
-_TEXTURES = ((), (1, 4))  # of each
+_TEXTURES = ((), (4,), (1, 4))  # of each
 _PERIODS = (3, 8)
 _TYPES = {torch.float32: "*fp32", torch.int32: "*i32"}
 _TELLING = {
