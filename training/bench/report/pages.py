@@ -38,6 +38,7 @@ STUDY = Conditions(Recipe(start_steps=10000, steps=240), crop=192)
 DIAL = Conditions(
     Recipe(depth=6, start_steps=3000, steps=300, network="plain"), metrics=(*STUDY.metrics, "pattern", "dots"), crop=256
 )
+CHOICE_METRICS = (*STUDY.metrics, "dots")  # the last of some tasks
 DIAL_METRICS = ("brisque", "gmsd", "haarpsi", "vsi")  # by which rows are measured once more
 RESIDUAL = replace(DIAL, recipe=Recipe(start_steps=3000, steps=300))
 UNET = replace(DIAL, recipe=Recipe(width=24, depth=4, start_steps=3000, steps=300, network="unet"))
@@ -93,8 +94,9 @@ def pages(rows_of_tasks: Mapping[str, Rows]) -> dict[Path, str]:
     choices = dict[str, str]()
     networks = {"plain": DIAL, "residual": RESIDUAL}
     for folder, (name, conditions) in product(("choice", "adversary"), networks.items()):
-        for task, rows in read_rows(RESULTS / folder, replace(conditions, metrics=STUDY.metrics)).items():
-            choices[f"{folder} {task} {name}"] = means(rows, STUDY.metrics)
+        for task, rows in read_rows(RESULTS / folder, replace(conditions, metrics=CHOICE_METRICS)).items():
+            measured = [metric for metric in CHOICE_METRICS if _measured(rows, [metric])]
+            choices[f"{folder} {task} {name}"] = means(rows, measured)
     scratch = read_rows(RESULTS / "dial", SCRATCH)
     for task, rows in scratch.items():
         sections[f"scratch {task}"] = means(rows, DIAL.metrics)
