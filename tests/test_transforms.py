@@ -756,4 +756,4 @@ def test_float16_gradients_need_a_scale() -> None:
     whole = gradient(pred.float(), target.float(), 1.0) != 0
     lost, kept = ((gradient(pred, target, factor) == 0) & whole for factor in (1.0, 2.0**16))
     assert lost.float().mean() > 0.05
-    assert kept.float().mean() < 1e-3
+    assert kept.float().mean() < 2e-3

@@ -270,8 +270,11 @@ def test_the_file_says_the_weight_at_which_it_pulls_as_hard_as_l1_on_what_its_cr
     level, distorted = trained.examples[-1]
     assert said["weight"] == pytest.approx(weight_for(TaskLoss(path), distorted, level.expand_as(distorted)), rel=0.05)
     assert said["measured_on"].endswith("pixels, distorted, restored by a linear filter of 5x5 pixels")
-    harder = info_of(finished, ("form", {"texture_pull": 3.0}))["weight_beside_l1"]
-    assert harder["weight"] < said["weight"]  # the term is part of what pulls
+    gentle, hard = (  # at all scales, since the run has too few for texture elsewhere
+        info_of(finished, ("form", {"texture_skips": 0, "texture_pull": pull}))["weight_beside_l1"]["weight"]
+        for pull in (0.1, 3.0)
+    )
+    assert hard < gentle  # the term is part of what pulls
 
 
 def test_file_and_card_name_the_distortion_and_the_command(finished, tmp_path):
