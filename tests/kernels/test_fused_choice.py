@@ -99,12 +99,12 @@ def test_a_step_is_few_launches(task, tmp_path):
     path = tmp_path / "alone.safetensors"
     path.write_bytes(differences_alone(released(f"{task}-*.safetensors")))
     periods = 2 * (1 + (task == "sr"))
-    textures = 2 if task == "jpeg" else 3
+    terms = periods + (2 if task == "jpeg" else 3)
     for loss, most in (
         (TaskLoss(path), 14),
         (LOSSES[task](texture=0.0), 14 + periods),
-        (LOSSES[task](), 14 + textures + periods),
-        (LOSSES[task](texture=2.0, fidelity=1.0 if task == "sr" else 0.5), 14 + textures + periods),  # SRLoss has no such term
+        (LOSSES[task](), 14 + terms),
+        (LOSSES[task](texture=2.0, fidelity=1.0 if task == "sr" else 0.5), 14 + terms),  # SRLoss has no such term
     ):
         counted = loss_launches.fused(taken(loss), (8, 3, 96, 96))
         assert counted is not None
