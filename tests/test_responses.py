@@ -36,6 +36,8 @@ NAMES = (
     "grass",
 )
 LEVELS = 20
+# What flips, turns and rolls may change. The pull of JPEGLoss's texture term knows more of directions.
+TURNS = {"sr": 0.02, "denoise": 0.03, "jpeg": 0.06}
 
 
 def photograph(name: str) -> Tensor:
@@ -85,9 +87,10 @@ def test_a_loss_grows_with_its_own_distortion(task: str, names: tuple[str, ...],
 
 
 @torch.no_grad()
-def changes(task: str) -> dict[str, float]:
+def changes(task: str, texture: float | None = None) -> dict[str, float]:
     """By how much a loss of two photographs and their distortions changes, relative, with what should not matter."""
-    loss, images = LOSSES[task](), torch.cat([photograph(name) for name in NAMES[:2]])
+    loss = LOSSES[task](texture=texture)
+    images = torch.cat([photograph(name) for name in NAMES[:2]])
     changed = OWN[task](images, 10)
     value = loss(changed, images)
 
@@ -110,12 +113,14 @@ def changes(task: str) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("task", LOSSES)
-def test_what_should_not_matter_hardly_does(task: str) -> None:
-    """The critics know up from down, but the distortion looks the same from all sides: 6 % (JPEGLoss, its texture), and
-    10 % for what a shift by a few pixels brings into view. The rest is the order of sums."""
-    bounds = {"turns": 0.06, "shifts": 0.1, "exchange": 1e-5, "batch": 1e-5, "threads": 1e-5}
-    found = changes(task)
+@pytest.mark.parametrize(
+    ("task", "texture", "turns"), [*((task, None, TURNS[task]) for task in LOSSES), ("jpeg", 0, 0.01)]
+)
+def test_what_should_not_matter_hardly_does(task: str, texture: float | None, turns: float) -> None:
+    """The critics know up from down, but the distortion looks the same from all sides; 10 % for what a shift by a few
+    pixels brings into view. The rest is the order of sums."""
+    bounds = {"turns": turns, "shifts": 0.1, "exchange": 1e-5, "batch": 1e-5, "threads": 1e-5}
+    found = changes(task, texture)
     assert {name for name in bounds if found[name] > bounds[name]} == set()
 
 

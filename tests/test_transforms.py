@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from weight_files import EVERY_TERM as FORM
 from weight_files import random_file
 
-from task_losses import JPEGLoss, TaskLoss, operator
+from task_losses import DenoiseLoss, JPEGLoss, SRLoss, TaskLoss, operator
 
 DOCS = Path(__file__).parents[1] / "docs" / "transforms.md"
 
@@ -738,13 +738,13 @@ class TestWeightsStay:
 # Half precision
 
 
-def test_float16_gradients_need_a_scale() -> None:
-    """A mean over many pixels, by a range of 255, falls below float16's least number. GradScaler's factor lifts it."""
+def lost_in_float16(kind: type[TaskLoss], data_range: float, factor: float) -> float:
+    """Share of a loss's gradient, times ``factor``, that float16 makes 0 and float32 does not."""
     generator = torch.Generator().manual_seed(0)
-    target = nn.functional.avg_pool2d(torch.rand(1, 3, 512, 512, generator=generator), 9, 1, 4) * 255
-    pred = (target + torch.randn(target.shape, generator=generator) * 0.02 * 255).half()
+    target = nn.functional.avg_pool2d(torch.rand(1, 3, 512, 512, generator=generator), 9, 1, 4) * data_range
+    pred = (target + torch.randn(target.shape, generator=generator) * 0.02 * data_range).half()
     target = target.half()
-    loss = JPEGLoss(data_range=255)
+    loss = kind(data_range=data_range)
 
     def gradient(pred: Tensor, target: Tensor, factor: float) -> Tensor:
         pred = pred.requires_grad_()
@@ -754,6 +754,19 @@ def test_float16_gradients_need_a_scale() -> None:
         return found
 
     whole = gradient(pred.float(), target.float(), 1.0) != 0
-    lost, kept = ((gradient(pred, target, factor) == 0) & whole for factor in (1.0, 2.0**16))
-    assert lost.float().mean() > 0.05
-    assert kept.float().mean() < 2e-3
+    return ((gradient(pred, target, factor) == 0) & whole).float().mean().item()
+
+
+@pytest.mark.parametrize(("kind", "most"), [(SRLoss, 1e-4), (DenoiseLoss, 1e-3), (JPEGLoss, 2e-3)])
+def test_float16_gradients_need_a_scale(kind: type[TaskLoss], most: float) -> None:
+    """A mean over many pixels, by a range of 255, falls below float16's least number. GradScaler's factor lifts it,
+    least where images are compared by squares."""
+    assert lost_in_float16(kind, 255, 1.0) > 0.05
+    assert lost_in_float16(kind, 255, 2.0**16) < most
+
+
+if __name__ == "__main__":  # the table of docs/transforms.md
+    for kind in (SRLoss, DenoiseLoss, JPEGLoss):
+        for data_range in (1, 255):
+            shares = [lost_in_float16(kind, data_range, 2.0**power) for power in (0, 8, 16)]
+            print(kind.__name__, data_range, "  ".join(f"{share:.1e}" for share in shares))  # noqa: T201
